@@ -1,0 +1,1 @@
+"""Before GO: how many connections, and keeping them warm."""

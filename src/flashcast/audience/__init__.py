@@ -1,0 +1,1 @@
+"""Where the recipients come from, and the sealed snapshot that is sent to."""

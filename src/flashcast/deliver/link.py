@@ -1,0 +1,104 @@
+"""One warm connection: a TLS channel and the protocol on top of it, opened again when it is lost."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashcast.errors import FlashcastError, ProtocolError
+from flashcast.limits import RECONNECT_BACKOFF_S_MAX
+from flashcast.outcomes import Reason
+from flashcast.transport.tls import Address, Channel, Stage
+from flashcast.wire.connection import Book, Connection, Phase
+
+
+class Link:
+    """A channel and a connection. The lane decides when; the link does."""
+
+    def __init__(self, address: Address, context: ssl.SSLContext, raw: bytearray, book: Book, now_ns: int) -> None:
+        """Starts connecting; raises EnvironmentFault where even that fails."""
+        self.channel = Channel(address, context, raw)
+        self.connection = Connection(book)
+        self.opened_ns = now_ns
+        self.active_ns = now_ns
+        self.watched_events = 0
+        self.accepted_noted = 0
+        """How many of the connection's accepted replies the lane has taken note of."""
+        self._left_over = b""
+
+    def __repr__(self) -> str:
+        return f"<Link {self.channel!r} {self.connection!r}>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests may be sent: the peer's SETTINGS have come."""
+        return self.connection.phase is Phase.OPEN
+
+    def open_further(self) -> None:
+        """Takes the opening as far as it goes; says hello as soon as TLS stands."""
+        if self.channel.stage is not Stage.OPEN and self.channel.advance():
+            self.channel.send(self.connection.opening())
+
+    def read(
+        self, buffer: NDArray[np.uint8], view: memoryview, now: Callable[[], int], origin_ns: int
+    ) -> bool:
+        """Reads what has come through the lane's scratch ``buffer``. Returns whether anything had.
+
+        Raises ConnectionError when the peer is gone, ProtocolError when it broke the protocol.
+        """
+        kept = len(self._left_over)
+        view[:kept] = self._left_over
+        got = self.channel.receive(view[kept:])
+        if not got:
+            return False
+        now_ns = now()
+        self.active_ns = now_ns
+        length = kept + got
+        now_ms = min(max(0, (now_ns - origin_ns) // 1_000_000), 0xFFFFFFFE)
+        consumed = self.connection.receive(buffer, length, now_ns // 1_000, now_ms)
+        self._left_over = view[consumed:length].tobytes()
+        return True
+
+    def write_control(self) -> None:
+        """Sends what the protocol owes the peer."""
+        if self.channel.stage is Stage.OPEN:
+            owed = self.connection.control()
+            if owed:
+                self.channel.send(owed)
+
+    def close(self, error: Exception | None = None) -> None:
+        """Says good-bye where it can, closes, and returns what was in flight to the connection's lists."""
+        try:
+            if isinstance(error, ProtocolError):
+                self.channel.send(self.connection.fault(error))
+            elif error is None and self.channel.stage is Stage.OPEN:
+                self.channel.send(self.connection.fault(ProtocolError("", code=0)))
+        except (ConnectionError, ssl.SSLError):
+            pass  # the peer is gone; there is nobody to tell
+        self.channel.close()
+        self.connection.lose(Reason.CONNECTION_LOST)
+
+
+class Reopening:
+    """When a lane may try to open another connection: back-off after failures, reset by a success."""
+
+    def __init__(self) -> None:
+        self.not_before_ns = 0
+        self.failures = 0
+        self.last_error: FlashcastError | None = None
+
+    def failed(self, error: FlashcastError, now_ns: int) -> None:
+        """An opening failed: wait twice as long as last time."""
+        self.failures += 1
+        self.last_error = error
+        wait_s = min(RECONNECT_BACKOFF_S_MAX, 0.05 * 2.0 ** min(self.failures, 16))
+        self.not_before_ns = now_ns + int(wait_s * 1e9)
+
+    def succeeded(self) -> None:
+        """A connection opened."""
+        self.failures = 0
+        self.last_error = None
+        self.not_before_ns = 0

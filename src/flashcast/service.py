@@ -1,0 +1,303 @@
+"""The use cases. Every door (command line, later API and console) calls these and nothing below.
+
+    LaunchSession:  seal | adopt -> connect -> arm -> run.go() ... run.wait() -> finish -> close
+
+A session holds the state folder's lock from beginning to end, so two launches never share one. What it does is on
+disk at every step: launch.json says how far it came, the journal what became of every row.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from flashcast.arm.destination import Destination, destination, rehearsed
+from flashcast.arm.target import target_for
+from flashcast.arm.warm import Crew, warm_up_crew
+from flashcast.audience.seal import SealOptions, seal
+from flashcast.audience.snapshot import Snapshot, open_snapshot
+from flashcast.audience.source import AudienceSource
+from flashcast.audience.synthetic import write_synthetic
+from flashcast.campaign.file import Campaign
+from flashcast.campaign.load import load_campaign, parse_campaign
+from flashcast.clock import Clock, SystemClock
+from flashcast.deliver.journal import Journal
+from flashcast.deliver.run import Run
+from flashcast.errors import InputError, SnapshotError
+from flashcast.model import Provider
+from flashcast.outcomes import Outcome
+from flashcast.report.facts import LaunchFacts
+from flashcast.report.files import write_text
+from flashcast.report.ledger import ProviderLedger
+from flashcast.report.write import write_report
+from flashcast.simulator.process import SimulatorProcess
+from flashcast.state import StateFolder
+from flashcast.wire.warm import compile_kernels
+
+LAUNCH: Final = "launch.json"
+JOURNAL: Final = "journal.bin"
+SNAPSHOT: Final = "snapshot"
+_SLOW_START_S: Final = 1.0
+
+Count = Callable[[int, int | None], None]
+
+
+class LaunchSession:
+    """One launch, step by step; use it in a ``with`` statement. See the module's docstring."""
+
+    def __init__(
+        self, state: StateFolder, *, clock: Clock | None = None, rng: random.Random | None = None, folder: Path | None = None
+    ) -> None:
+        """Takes the state folder; ``folder`` is an existing launch's, to resume. Raises BusyError."""
+        self.clock = clock or SystemClock()
+        self._stack = ExitStack()
+        self._stack.enter_context(state.lock(folder.name if folder else "new"))
+        self.folder = folder or state.create_launch(self.clock, rng or random.Random())
+        self.resuming = folder is not None
+        self.snapshot: Snapshot | None = None
+        self.destination: Destination | None = None
+        self.simulator: SimulatorProcess | None = None
+        self.run: Run | None = None
+        self.seal_s: float | None = None
+        self.arm_s: float | None = None
+        self._journal: Journal | None = None
+        self._note: dict[str, Any] = read_note(self.folder) if folder else {"launch": self.folder.name}
+        self._sent_before = 0
+
+    def __enter__(self) -> LaunchSession:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
+    @property
+    def id(self) -> str:
+        """The launch's id, the name of its folder."""
+        return self.folder.name
+
+    # --- steps -------------------------------------------------------------------------------------------
+
+    def seal(
+        self, campaign: Campaign, audience: AudienceSource, options: SealOptions, progress: Count | None = None
+    ) -> Snapshot:
+        """Seals the audience into the launch's folder."""
+        started = time.perf_counter()
+        self.snapshot = seal(campaign, audience, self.folder / SNAPSHOT, options, progress)
+        self._stack.callback(self.snapshot.close)
+        self.seal_s = time.perf_counter() - started
+        self.note(name=self.snapshot.name, snapshot=SNAPSHOT, snapshot_digest=self.snapshot.digest, seal_s=self.seal_s)
+        return self.snapshot
+
+    def adopt(self, path: Path) -> Snapshot:
+        """Takes a snapshot that was sealed before; its digest is checked. Raises SnapshotError."""
+        self.snapshot = open_snapshot(path)
+        self._stack.callback(self.snapshot.close)
+        known = self._note.get("snapshot_digest")
+        if known not in (None, self.snapshot.digest):
+            raise SnapshotError(
+                f"{path} is not the snapshot of launch {self.id}: its digest is another",
+                remedy="Restore the folder from where it was copied; what was sealed is what is sent.",
+            )
+        where = SNAPSHOT if path.parent == self.folder else str(path.resolve())
+        self.note(name=self.snapshot.name, snapshot=where, snapshot_digest=self.snapshot.digest)
+        return self.snapshot
+
+    def connect_to(self, to: str, *, profile: str = "ideal", seed: int = 0) -> Destination:
+        """Reads the settings of ``to``; for ``simulator`` starts one that lives as long as the session."""
+        if to == "simulator":
+            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="flashcast-simulator-")))
+            self.simulator = self._stack.enter_context(SimulatorProcess(folder, profile=profile, seed=seed))
+            made = destination(str(self.simulator.config_path))
+            self.destination = Destination(f"simulator ({profile})", made.config)
+        else:
+            self.destination = destination(to)
+        self.note(destination=self.destination.name, to=to if to in _WORDS else str(Path(to).resolve()),
+                  profile=profile, seed=seed)  # fmt: skip
+        return self.destination
+
+    def arm(self, progress: Count | None = None) -> Run:
+        """Compiles kernels, makes the journal, opens and authenticates connections. After this, GO is immediate."""
+        assert self.snapshot is not None and self.destination is not None
+        started = time.perf_counter()
+        snapshot, going = self.snapshot, self.destination
+        compile_kernels()
+        if going.rehearsal:
+            snapshot.templates = {p: rehearsed(t) for p, t in snapshot.templates.items()}
+        journal = self._open_journal(snapshot)
+        crews: dict[Provider, Crew] = {}
+        with ExitStack() as opened:
+            for provider, rows in snapshot.rows_by_provider.items():
+                if not rows:
+                    continue
+                crew = warm_up_crew(
+                    target_for(provider, going.config, self.clock), rows, self.clock,
+                    pace_per_s=snapshot.pace.get(provider), lanes=going.config.lanes,
+                    progress=progress,
+                )  # fmt: skip
+                opened.callback(crew.close)
+                crews[provider] = crew
+            self.run = Run(snapshot, journal, crews, self.clock, snapshot.window_s)
+            opened.pop_all()
+        self._stack.callback(self.run.close)
+        self.arm_s = time.perf_counter() - started
+        self.note(phase="armed", arm_s=self.arm_s)
+        return self.run
+
+    def _open_journal(self, snapshot: Snapshot) -> Journal:
+        path = self.folder / JOURNAL
+        if not self.resuming:
+            self._journal = Journal.create(path, snapshot.rows, launch=self.id, snapshot=snapshot.digest)
+            return self._journal
+        self._journal = Journal.open(path)
+        if self._journal.header.get("snapshot") != snapshot.digest:
+            raise SnapshotError(f"{path} is not the journal of this snapshot", remedy="Restore the launch's folder.")
+        self._journal.settle_interrupted()
+        self._sent_before = int((self._journal.outcome != Outcome.UNSENT).sum())
+        return self._journal
+
+    def go(self) -> Run:
+        """GO."""
+        assert self.run is not None
+        origin = self._note.get("started_at")
+        self.run.go(started_at=float(origin) if self.resuming and origin is not None else None)
+        self.note(phase="live", started_at=self.run.started_at)
+        return self.run
+
+    def finish(self) -> tuple[dict[str, Any], ProviderLedger | None]:
+        """Settles the last rows, stops the simulator, writes the report. Returns it and the simulator's ledger."""
+        assert self.run is not None and self.snapshot is not None and self._journal is not None
+        run, journal = self.run, self._journal
+        run.settle()
+        facts = self._facts(run)
+        run.close()
+        ledger = self.simulator.stop() if self.simulator is not None else None
+        document = write_report(self.folder, self.snapshot, journal, facts, ledger)
+        self.note(phase="done")
+        return document, ledger
+
+    def _facts(self, run: Run) -> LaunchFacts:
+        assert self.destination is not None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return LaunchFacts(
+            launch=self.id,
+            destination=self.destination.name,
+            started_at=run.started_at,
+            latency_us_histogram=run.histogram(),
+            peak_rss_mib=peak / (1 << 20 if sys.platform == "darwin" else 1 << 10),
+            go_to_first_request_ms=run.go_to_first_request_ms(),
+            go_to_last_reply_s=run.go_to_last_reply_s(),
+            sender_cpu_us_per_notification=run.cpu_us_per_notification(),
+            seal_s=self.seal_s if self.seal_s is not None else self._note.get("seal_s"),
+            arm_s=self.arm_s,
+            aborted=any(job.aborted.is_set() for job in run.jobs.values()),
+            stopped={p: job.stopped for p, job in run.jobs.items() if job.stopped is not None},
+            connections={provider: crew.plan.connections for provider, crew in run.crews.items()},
+            overshoot=run.overshoot(),
+            resumed=sum(run.to_send.values()) if self.resuming else 0,
+        )
+
+    # --- what is on disk ---------------------------------------------------------------------------------
+
+    def note(self, **facts: Any) -> None:
+        """Adds to launch.json."""
+        self._note.update(facts)
+        write_text(self.folder / LAUNCH, json.dumps(self._note, indent=2) + "\n")
+
+    def discard(self) -> None:
+        """Removes the launch's folder: it came to nothing before GO."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Lets go of everything the session holds: connections, simulator, mappings, the lock."""
+        self._stack.close()
+
+
+_WORDS: Final = frozenset({"simulator", "sandbox", "production"})
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """launch.json of a launch. Raises InputError where it cannot be read."""
+    try:
+        note = json.loads((folder / LAUNCH).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / LAUNCH} cannot be read: {error}", remedy="This launch cannot be resumed.") from None
+    if not isinstance(note, dict):
+        raise InputError(f"{folder / LAUNCH} is damaged", remedy="This launch cannot be resumed.")
+    return note
+
+
+def unfinished_launch(state: StateFolder, launch: str | None) -> Path:
+    """The launch to resume: the one named, or the latest that went live and has no report. Raises InputError."""
+    if launch is not None:
+        folder = state.find(launch)
+        if not (folder / JOURNAL).exists():
+            raise InputError(f"launch {launch} never went live", remedy="Start a new one with `flashcast launch`.")
+        if read_note(folder).get("phase") == "done":
+            raise InputError(f"launch {launch} has finished", remedy=f"See `flashcast report {launch}`.")
+        return folder
+    for name in reversed(state.launches()):
+        folder = state.launch_folder(name)
+        if (folder / JOURNAL).exists() and read_note(folder).get("phase") == "live":
+            return folder
+    raise InputError(f"no launch in {state.path} was interrupted", remedy="`flashcast report --list` shows all.")
+
+
+@contextmanager
+def saying_if_slow(say: Callable[[str], None], text: str) -> Iterator[None]:
+    """Calls ``say(text)`` if the body takes longer than a second."""
+    timer = threading.Timer(_SLOW_START_S, say, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+# --- demo ------------------------------------------------------------------------------------------------
+
+DEMO_CAMPAIGN: Final = b"""\
+name = "demo"
+window_s = 60
+
+[apns]
+topic = "com.example.app"
+push_type = "alert"
+priority = 10
+alert = { title = "Do your lesson", body = "No buts. Five minutes are enough." }
+sound = "default"
+
+[fcm]
+notification = { title = "Do your lesson", body = "No buts. Five minutes are enough." }
+priority = "high"
+"""
+
+
+def demo_campaign() -> Campaign:
+    """The campaign that `flashcast demo` sends: the same few words to everyone."""
+    return parse_campaign(DEMO_CAMPAIGN, "demo.toml")
+
+
+def make_demo_audience(folder: Path, devices: int, apns_share: float, seed: int, progress: Count | None = None) -> Path:
+    """Writes the demo's synthetic device table as Parquet and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "devices.parquet"
+    write_synthetic(path, devices, apns_share, seed, progress)
+    return path
+
+
+__all__ = [
+    "LaunchSession", "SealOptions", "AudienceSource", "StateFolder", "compile_kernels", "demo_campaign", "load_campaign",
+    "make_demo_audience", "read_note", "saying_if_slow", "unfinished_launch",
+]  # fmt: skip

@@ -1,0 +1,748 @@
+"""The server's side of one HTTP/2 connection, without IO: bytes and a time in, bytes out.
+
+Requests of the plain shape never reach this module's Python (`kernels.scan`); every other frame does, in order. The
+strictness is RFC 9113's: what a client must not do ends its stream or its connection with the error the RFC
+names, and is counted as malformed.
+
+Life of a connection:
+
+    SERVING  -> DRAINING (GOAWAY sent: new requests are passed over, taken ones are answered)
+    SERVING, DRAINING -> HANG_UP (nothing more will be written; `abrupt` tells whether TLS is closed properly)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import numpy as np
+from hpack import Decoder
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+from numpy.typing import NDArray
+
+from flashcast.limits import HEADER_LIST_BYTES_MAX
+from flashcast.model import Provider
+from flashcast.outcomes import Reason
+from flashcast.simulator import kernels as k
+from flashcast.simulator import memo
+from flashcast.simulator.events import NEVER, Event, Schedule
+from flashcast.simulator.faults import Code, ConnectionFault, StreamFault
+from flashcast.simulator.front import Front
+from flashcast.simulator.ledger import G_CONNECTIONS, G_MALFORMED, G_OVER_LIMIT
+from flashcast.simulator.narrow import NarrowReplies
+from flashcast.simulator.replies import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PADDED,
+    PING,
+    PRIORITY,
+    PRIORITY_FLAG,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
+from flashcast.simulator.rules import HeadVerdict, trailers_malformed
+from flashcast.simulator.verdict import KIND_CUT, KIND_SILENCE
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+WINDOW_DEFAULT: Final = 65_535
+WINDOW_MAX: Final = 2**31 - 1
+BODY_KEPT_MAX: Final = 65_536
+"""Bytes kept of a body; all providers refuse one far shorter."""
+BODY_TOTAL_MAX: Final = 1 << 20
+"""A body this long is no notification: ENHANCE_YOUR_CALM."""
+GAPS_MAX: Final = 128
+"""Skipped stream ids remembered, to tell an id never used from one that was closed."""
+RESETS_MAX: Final = 16_384
+"""Streams we reset and remember, because frames for them may still be under way."""
+CONTROL_FRAMES_MAX: Final = 10_000
+"""PING, SETTINGS and RST_STREAM frames without a request between them; more is a flood."""
+DRAIN_DEADLINES: Final = 3
+"""A draining connection with silent streams is closed after this many reply deadlines."""
+
+S_HEADER_TABLE_SIZE, S_ENABLE_PUSH, S_MAX_STREAMS, S_INITIAL_WINDOW, S_MAX_FRAME = 1, 2, 3, 4, 5
+_REPLY_DATA_MAX: Final = 1_024
+"""No reply has more body than this, so that a client window at least as large never blocks one."""
+
+_OVER_LIMIT: Final = {
+    # pushy issue 356; FCM's documentation of its limits.
+    Provider.APNS: "Maximum active streams violated for this endpoint.",
+    Provider.FCM: "exceeded_max_concurrent_streams",
+}
+
+
+class Phase(Enum):
+    """Where a connection is in its life."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    HANG_UP = "hang up"
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A request that is being received."""
+
+    head: HeadVerdict
+    body: bytearray
+    total: int
+    window: int
+
+
+@dataclass(slots=True)
+class _Block:
+    """A header block that goes on in CONTINUATION frames."""
+
+    stream: int
+    flags: int
+    data: bytearray
+    plain: bool
+
+
+class Connection:
+    """One client. ``certificate``: it proved itself with a client certificate."""
+
+    def __init__(self, front: Front, now_ns: int, *, certificate: bool = False) -> None:
+        self._front = front
+        self._certificate = certificate
+        profile = front.profile
+        self.wire = k.new_wire()
+        self._state = self.wire.state
+        self._narrow = NarrowReplies(self.wire, self._write)
+        self._decoder = Decoder(max_header_list_size=HEADER_LIST_BYTES_MAX)
+        number = next(front.numbers)
+        self._schedule = Schedule(profile, front.seed, number)
+        self.slow_reader = self._schedule.slow_reader
+        self.phase = Phase.SERVING
+        self.abrupt = False
+        self._preface = False
+        self._first_settings = False
+        self._streams: dict[int, _Stream] = {}
+        self._resets: dict[int, None] = {}
+        self._block: _Block | None = None
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=GAPS_MAX)
+        self._unacknowledged: deque[dict[int, int]] = deque()
+        self._acknowledged_limit = False
+        self._client_window = WINDOW_DEFAULT
+        self._memo_until_ns = NEVER
+        self._authenticated = certificate
+        self._last_kept = 0
+        self._cut_stream = 0
+        self._hang_at_ns = NEVER
+        self._controls = 0
+        self._now_ns = now_ns
+        limit = profile.streams
+        if profile.streams_before_auth is not None and not certificate:
+            limit = profile.streams_before_auth
+        s = self._state
+        s[k.S_LAST] = -1
+        s[k.S_WINDOW] = WINDOW_DEFAULT
+        s[k.S_STREAM_WINDOW] = WINDOW_DEFAULT
+        s[k.S_LIMIT] = limit
+        s[k.S_SEND_WINDOW] = WINDOW_DEFAULT
+        s[k.S_NEXT_DUE] = NEVER
+        s[k.S_DIRECT] = 1
+        s[k.S_STOP_AT] = self._schedule.next_at
+        front.note(G_CONNECTIONS)
+        self._open(limit)
+
+    def __repr__(self) -> str:
+        s = self._state
+        return (
+            f"<Connection {self._front.provider} {self.phase.value}: {int(s[k.S_HANDLED])} requests, "
+            f"{int(s[k.S_OPEN])} open of {int(s[k.S_LIMIT])}, {int(s[k.S_SILENT])} silent>"
+        )
+
+    # --- what the IO asks ------------------------------------------------------------------------
+
+    @property
+    def next_due_ns(self) -> int:
+        """When `release` should be called; `events.NEVER` for not at all."""
+        return min(int(self._state[k.S_NEXT_DUE]), self._hang_at_ns)
+
+    def take_output(self) -> memoryview | None:
+        """The bytes to send, None for none. Valid until the next call on any connection of the front's desk."""
+        s = self._state
+        size = int(s[k.S_OUT])
+        if size == 0:
+            return None
+        s[k.S_OUT] = 0
+        # From now on the client may know of these streams' ends.
+        s[k.S_OPEN] -= s[k.S_CLOSING]
+        s[k.S_CLOSING] = 0
+        return memoryview(self._front.desk.out)[:size]  # type: ignore[arg-type]
+
+    def receive(self, buf: NDArray[np.uint8], n: int, now_ns: int) -> int:
+        """Takes ``buf[:n]`` (uint8, `LOAD_SLACK_BYTES` longer than ``n``); returns how many bytes were taken.
+
+        The rest is to come again, with more behind it. `wants_flush` tells whether the output must be taken first.
+        """
+        self._now_ns = now_ns
+        if now_ns >= self._memo_until_ns:
+            memo.forget(self.wire)
+            self._memo_until_ns = NEVER
+        try:
+            p = self._receive(buf, n)
+        except ConnectionFault as fault:
+            self._fail(fault)
+            p = n
+        self._settle_up()
+        return p
+
+    @property
+    def wants_flush(self) -> bool:
+        """Whether the output buffer is so full that receiving stopped."""
+        return int(self._state[k.S_OUT]) > k.OUT_BYTES // 2
+
+    def release(self, now_ns: int) -> bool:
+        """Writes the replies due. Returns whether to take the output and call again."""
+        self._now_ns = now_ns
+        full = self._release(now_ns)
+        if now_ns >= self._hang_at_ns:
+            self.phase = Phase.HANG_UP
+            self._hang_at_ns = NEVER
+        self._settle_up()
+        return full
+
+    def peer_closed(self) -> None:
+        """The client is gone."""
+        self.phase = Phase.HANG_UP
+
+    # --- output ------------------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        s, out = self._state, self._front.desk.out
+        o = int(s[k.S_OUT])
+        if o + len(data) > out.size:
+            # The slow path stops for a flush at half the buffer; only a flood of control frames gets here.
+            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "too many frames that ask for an answer")
+        out[o : o + len(data)] = np.frombuffer(data, np.uint8)
+        s[k.S_OUT] = o + len(data)
+
+    def _open(self, limit: int) -> None:
+        profile = self._front.profile
+        settings = {S_MAX_STREAMS: limit}
+        if profile.stream_window_bytes != WINDOW_DEFAULT:
+            settings[S_INITIAL_WINDOW] = profile.stream_window_bytes
+        if profile.header_table_bytes != 4_096:
+            settings[S_HEADER_TABLE_SIZE] = profile.header_table_bytes
+        self._send_settings(settings)
+        extra = profile.connection_window_bytes - WINDOW_DEFAULT
+        if extra > 0:
+            self._write(frame(WINDOW_UPDATE, 0, 0, extra.to_bytes(4, "big")))
+            self._state[k.S_WINDOW] += extra
+
+    def _send_settings(self, settings: dict[int, int]) -> None:
+        payload = b"".join(struct.pack(">HI", key, value) for key, value in settings.items())
+        self._write(frame(SETTINGS, 0, 0, payload))
+        self._unacknowledged.append(settings)
+
+    def _go_away(self, last: int, code: Code, debug: bytes) -> None:
+        self._write(frame(GOAWAY, 0, 0, struct.pack(">II", max(last, 0), code) + debug))
+        self._last_kept = max(last, 0)
+        if self.phase is Phase.SERVING:
+            self.phase = Phase.DRAINING
+            self._hang_at_ns = self._now_ns + int(DRAIN_DEADLINES * self._front.reply_deadline_s * 1e9)
+
+    def _fail(self, fault: ConnectionFault) -> None:
+        self._front.note(G_MALFORMED)
+        self._state[k.S_OUT] = min(int(self._state[k.S_OUT]), k.OUT_BYTES - 1_024)
+        self._go_away(int(self._state[k.S_LAST]), fault.code, fault.debug.encode()[:256])
+        self.phase = Phase.HANG_UP
+
+    def _reset(self, stream: int, code: Code) -> None:
+        # What the client sent before it learns of this is no fault (RFC 9113 section 5.1, closed).
+        self._resets[stream] = None
+        if len(self._resets) > RESETS_MAX:
+            del self._resets[next(iter(self._resets))]
+        self._write(frame(RST_STREAM, 0, stream, code.to_bytes(4, "big")))
+
+    def _release(self, now_ns: int) -> bool:
+        if self._state[k.S_DIRECT]:
+            return bool(k.release(now_ns, self.wire, self._front.office, self._front.desk))
+        return self._release_narrow(now_ns)
+
+    def _release_narrow(self, now_ns: int) -> bool:
+        s, pending = self._state, self.wire.pending
+        n = int(s[k.S_PENDING])
+        ready = [i for i in range(n) if pending[k.P_DUE, i] <= now_ns]
+        rows = [tuple(int(value) for value in pending[:, i]) for i in ready[:256]]
+        for row in rows:
+            k.cancel(row[k.P_SID], self.wire)
+            s[k.S_OPEN] += 1
+        for _due, sid, template, high, low in rows:
+            self._narrow.begin(sid, self._front.emit(self.wire, sid, template, high, low).tobytes(), self._client_window)
+        left = pending[k.P_DUE, : int(s[k.S_PENDING])]
+        s[k.S_NEXT_DUE] = int(left.min()) if left.size else NEVER
+        return len(ready) > len(rows)
+
+    # --- after every call ----------------------------------------------------------------------------
+
+    def _settle_up(self) -> None:
+        """Gives windows back, cuts what is to be cut, hangs up when all is answered."""
+        s, profile = self._state, self._front.profile
+        if self.phase is Phase.HANG_UP:
+            return
+        if not s[k.S_DIRECT] and s[k.S_NEXT_DUE] <= self._now_ns:
+            self._release_narrow(self._now_ns)
+        credit = profile.window_update_bytes or profile.connection_window_bytes // 2
+        if s[k.S_TAKEN_BYTES] >= credit or (s[k.S_TAKEN_BYTES] and s[k.S_WINDOW] < WINDOW_DEFAULT // 2):
+            taken = int(s[k.S_TAKEN_BYTES])
+            self._write(frame(WINDOW_UPDATE, 0, 0, taken.to_bytes(4, "big")))
+            s[k.S_WINDOW] += taken
+            s[k.S_TAKEN_BYTES] = 0
+        if self.phase is not Phase.DRAINING or self._streams or len(self._narrow):
+            return
+        if s[k.S_PENDING] == s[k.S_SILENT] and self._cut_stream:
+            self._finish_cut()
+        elif s[k.S_PENDING] == 0:
+            self.phase = Phase.HANG_UP
+
+    # --- receiving -------------------------------------------------------------------------------------
+
+    def _receive(self, buf: NDArray[np.uint8], n: int) -> int:
+        p = 0
+        if not self._preface:
+            if n < len(PREFACE):
+                if buf[:n].tobytes() != PREFACE[:n]:
+                    raise ConnectionFault(Code.PROTOCOL_ERROR, "invalid connection preface")
+                return 0
+            if buf[: len(PREFACE)].tobytes() != PREFACE:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "invalid connection preface")
+            self._preface = True
+            p = len(PREFACE)
+        front, s = self._front, self._state
+        while self.phase is not Phase.HANG_UP and not self.wants_flush:
+            if self.phase is Phase.DRAINING:
+                p = int(k.skip_above(buf, p, n, self._last_kept, self.wire)) if self._block is None else p
+            elif self._block is None:
+                front.ledger.room_for(2 * k.ROUND)
+                p, why = k.scan(
+                    buf, p, n, self._now_ns, self.wire, front.office, front.desk, front.ledger.table, front.ledger.totals
+                )
+                if why == k.NEED_DATA:
+                    return int(p)
+                if why != k.SLOW:
+                    self._stopped(why)
+                    continue
+            step = self._one_frame(buf, int(p), n)
+            if step == 0:
+                return int(p)
+            p += step
+            if s[k.S_STOP_AT] <= s[k.S_HANDLED] and self.phase is Phase.SERVING:
+                self._events()
+        return n if self.phase is Phase.HANG_UP else int(p)
+
+    def _stopped(self, why: int) -> None:
+        """The kernel met something other than a frame for the slow path."""
+        if why == k.EVENT:
+            self._events()
+        elif why == k.CUT:
+            self._cut(int(self._state[k.S_LAST]))
+        elif why == k.SILENT:
+            self._after_silence(int(self._state[k.S_LAST]))
+
+    def _one_frame(self, buf: NDArray[np.uint8], p: int, n: int) -> int:
+        """Handles the frame at ``p``; returns its length, 0 where it is not all there."""
+        if p + 9 > n:
+            return 0
+        head = buf[p : p + 9].tobytes()
+        size = int.from_bytes(head[:3], "big")
+        if size > k.FRAME_BYTES_MAX:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"frame of {size} bytes")
+        if p + 9 + size > n:
+            return 0
+        kind, flags, stream = head[3], head[4], int.from_bytes(head[5:9], "big") & 0x7FFFFFFF
+        if not self._first_settings and kind != SETTINGS:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+        if self._block is not None and (kind != CONTINUATION or stream != self._block.stream):
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "expected CONTINUATION")
+        payload = buf[p + 9 : p + 9 + size].tobytes()
+        try:
+            self._dispatch(kind, flags, stream, payload)
+        except StreamFault as fault:
+            self._stream_fault(fault)
+        return 9 + size
+
+    def _stream_fault(self, fault: StreamFault) -> None:
+        self._front.note(G_MALFORMED)
+        if self._streams.pop(fault.stream, None) is not None:
+            self._state[k.S_CLOSING] += 1
+        elif k.cancel(fault.stream, self.wire):
+            pass
+        else:
+            self._narrow.drop(fault.stream)
+        self._reset(fault.stream, fault.code)
+
+    def _dispatch(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == HEADERS:
+            self._on_headers(flags, stream, payload)
+        elif kind == DATA:
+            self._on_data(flags, stream, payload)
+        elif kind == CONTINUATION:
+            self._on_continuation(flags, payload)
+        elif kind == PUSH_PROMISE:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "a client cannot push")
+        else:
+            self._controls += 1
+            if self._controls > CONTROL_FRAMES_MAX:
+                raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "too many control frames")
+            self._on_control(kind, flags, stream, payload)
+
+    def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == WINDOW_UPDATE:
+            # A client that reads many replies sends many of these.
+            self._controls -= 1
+            self._on_window_update(stream, payload)
+        elif kind == SETTINGS:
+            self._on_settings(flags, stream, payload)
+        elif kind == RST_STREAM:
+            self._on_reset(stream, payload)
+        elif kind == PING:
+            if stream != 0:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "PING on a stream")
+            if len(payload) != 8:
+                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "PING of another size than 8")
+            if not flags & ACK:
+                self._write(frame(PING, ACK, 0, payload))
+        elif kind == GOAWAY:
+            if stream != 0:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "GOAWAY on a stream")
+            if len(payload) < 8:
+                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "GOAWAY shorter than 8")
+        elif kind == PRIORITY:
+            if stream == 0:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "PRIORITY on stream 0")
+            if len(payload) != 5:
+                raise StreamFault(stream, Code.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
+            if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream:
+                raise StreamFault(stream, Code.PROTOCOL_ERROR, "a stream depends on itself")
+
+    # --- requests ------------------------------------------------------------------------------------------
+
+    def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream == 0:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "HEADERS on stream 0")
+        if stream % 2 == 0:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "a client's stream ids are odd")
+        data = _unpadded(flags, payload)
+        if flags & PRIORITY_FLAG:
+            if len(data) < 5:
+                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+            itself = int.from_bytes(data[:4], "big") & 0x7FFFFFFF == stream
+            data = data[5:]
+        else:
+            itself = False
+        plain = not flags & (PADDED | PRIORITY_FLAG | END_STREAM)
+        block = _Block(stream, flags, bytearray(data), plain and bool(flags & END_HEADERS))
+        if not flags & END_HEADERS:
+            self._block = block
+            return
+        self._on_block(block)
+        if itself and stream in self._streams:
+            raise StreamFault(stream, Code.PROTOCOL_ERROR, "a stream depends on itself")
+
+    def _on_continuation(self, flags: int, payload: bytes) -> None:
+        block = self._block
+        if block is None:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        block.data += payload
+        self._controls += 1
+        if len(block.data) > HEADER_LIST_BYTES_MAX or self._controls > CONTROL_FRAMES_MAX:
+            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "header block too large")
+        if flags & END_HEADERS:
+            self._block = None
+            self._on_block(block)
+
+    def _decode(self, data: bytes) -> tuple[list[tuple[str, str]], bool]:
+        """The header list, and whether the decoder's table stayed as it was."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        # An entry is a tuple of its own, so that a new first one tells of an insertion even if one was evicted.
+        first, before = entries[0] if entries else None, (len(entries), table.maxsize)
+        try:
+            decoded = [(str(name), str(value)) for name, value in self._decoder.decode(data)]
+        except OversizedHeaderListError:
+            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "header list too large") from None
+        except (HPACKError, UnicodeDecodeError):
+            raise ConnectionFault(Code.COMPRESSION_ERROR, "header block cannot be decoded") from None
+        same = before == (len(entries), table.maxsize) and (entries[0] if entries else None) is first
+        if not same:
+            memo.forget(self.wire)
+        return decoded, same
+
+    def _on_block(self, block: _Block) -> None:
+        data = bytes(block.data)
+        headers, table_same = self._decode(data)
+        stream, s = block.stream, self._state
+        self._controls = 0
+        if stream in self._streams:
+            self._on_trailers(block, headers)
+            return
+        if stream in self._resets:
+            return
+        if stream <= s[k.S_LAST]:
+            used = not any(low <= stream <= high for low, high in self._gaps)
+            if used and (np.any(self.wire.pending[k.P_SID, : s[k.S_PENDING]] == stream) or stream in self._narrow):
+                raise StreamFault(stream, Code.STREAM_CLOSED, "HEADERS after END_STREAM")
+            code = Code.STREAM_CLOSED if used else Code.PROTOCOL_ERROR
+            raise ConnectionFault(code, "stream id used before")
+        if self.phase is not Phase.SERVING:
+            return
+        if s[k.S_OPEN] >= s[k.S_LIMIT] or s[k.S_PENDING] >= k.PENDING_MAX - 1:
+            self._over_limit(stream)
+            return
+        if stream > s[k.S_LAST] + 2:
+            self._gaps.append((int(s[k.S_LAST]) + 2, stream - 2))
+        s[k.S_LAST] = stream
+        s[k.S_OPEN] += 1
+        now_s = self._front.clock.time()
+        head = self._front.rules.head(headers, self._certificate, now_s)
+        opened = _Stream(head, bytearray(), 0, int(s[k.S_STREAM_WINDOW]))
+        self._streams[stream] = opened
+        if head.malformed:
+            raise StreamFault(stream, Code.PROTOCOL_ERROR, "malformed request")
+        if block.plain and table_same and head.reason is Reason.NONE and head.request_id is None:
+            self._learn(data, head, now_s)
+        if block.flags & END_STREAM:
+            self._complete(stream, opened)
+
+    def _learn(self, data: bytes, head: HeadVerdict, now_s: float) -> None:
+        apns = self._front.provider is Provider.APNS
+        payload_max = head.payload_max if apns else 4_096
+        memo.remember(self.wire, data, apns, payload_max, head.content_length)
+        if head.good_until_s != float("inf"):
+            left_ns = int((head.good_until_s - now_s) * 1e9)
+            self._memo_until_ns = min(self._memo_until_ns, self._now_ns + left_ns)
+
+    def _over_limit(self, stream: int) -> None:
+        s = self._state
+        self._front.note(G_OVER_LIMIT)
+        if not self._acknowledged_limit or s[k.S_OPEN] < s[k.S_LIMIT]:
+            # The client cannot have known the limit: refused, not processed (RFC 9113 section 5.1.2).
+            s[k.S_LAST] = stream
+            self._reset(stream, Code.REFUSED_STREAM)
+            return
+        self._front.note(G_MALFORMED)
+        self._go_away(int(s[k.S_LAST]), Code.PROTOCOL_ERROR, _OVER_LIMIT[self._front.provider].encode())
+
+    def _on_trailers(self, block: _Block, headers: list[tuple[str, str]]) -> None:
+        if not block.flags & END_STREAM or trailers_malformed(headers):
+            raise StreamFault(block.stream, Code.PROTOCOL_ERROR, "malformed trailers")
+        self._complete(block.stream, self._streams[block.stream])
+
+    def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
+        s = self._state
+        if stream == 0:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "DATA on stream 0")
+        size = len(payload)
+        if size > s[k.S_WINDOW]:
+            raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "connection window exceeded")
+        s[k.S_WINDOW] -= size
+        s[k.S_TAKEN_BYTES] += size
+        data = _unpadded(flags, payload)
+        opened = self._streams.get(stream)
+        if opened is None:
+            if stream in self._resets:
+                return
+            if stream > s[k.S_LAST]:
+                if self.phase is Phase.SERVING or stream % 2 == 0:
+                    raise ConnectionFault(Code.PROTOCOL_ERROR, "DATA on an idle stream")
+                return
+            raise StreamFault(stream, Code.STREAM_CLOSED, "DATA on a closed stream")
+        if size > opened.window:
+            raise StreamFault(stream, Code.FLOW_CONTROL_ERROR, "stream window exceeded")
+        opened.window -= size
+        opened.total += len(data)
+        if opened.total > BODY_TOTAL_MAX:
+            raise StreamFault(stream, Code.ENHANCE_YOUR_CALM, "body too long")
+        if len(opened.body) < BODY_KEPT_MAX:
+            opened.body += data
+        if flags & END_STREAM:
+            self._complete(stream, opened)
+        elif size:
+            opened.window += size
+            self._write(frame(WINDOW_UPDATE, 0, stream, size.to_bytes(4, "big")))
+
+    def _complete(self, stream: int, opened: _Stream) -> None:
+        """The request is whole: judge and answer it."""
+        head, front = opened.head, self._front
+        if head.content_length not in (-1, opened.total):
+            raise StreamFault(stream, Code.PROTOCOL_ERROR, "content-length does not match")
+        del self._streams[stream]
+        reason, token = head.reason, head.token
+        if reason is Reason.NONE or (reason is Reason.BAD_DEVICE_TOKEN and not opened.total):
+            body = front.judge_body(head, bytes(opened.body))
+            reason, token = body.reason, head.token or body.token
+            if body.malformed:
+                front.note(G_MALFORMED)
+        row = front.settle(self.wire, stream, token, reason, head.request_id, self._now_ns)
+        if head.authenticated and not self._authenticated and reason is Reason.NONE:
+            self._authenticated = True
+            if front.profile.streams_before_auth is not None:
+                self._send_settings({S_MAX_STREAMS: front.profile.streams})
+        if front.row_kind(row) == KIND_CUT:
+            self._cut(stream)
+        elif front.row_kind(row) == KIND_SILENCE:
+            self._after_silence(stream)
+
+    # --- misbehaviour ----------------------------------------------------------------------------------------
+
+    def _events(self) -> None:
+        s = self._state
+        for event, value in self._schedule.due(int(s[k.S_HANDLED])):
+            if event is Event.STREAMS and self._authenticated:
+                self._send_settings({S_MAX_STREAMS: value})
+            elif event is Event.TABLE:
+                self._send_settings({S_HEADER_TABLE_SIZE: value})
+            elif event is Event.PING:
+                self._write(frame(PING, 0, 0, int(s[k.S_HANDLED]).to_bytes(8, "big")))
+            elif event is Event.GOAWAY:
+                debug = b'{"reason":"%s"}' % self._front.profile.goaway_reason.encode()
+                self._go_away(int(s[k.S_LAST]), Code.NO_ERROR, debug)
+        s[k.S_STOP_AT] = self._schedule.next_at
+
+    def _after_silence(self, stream: int) -> None:
+        # Nothing else may end this connection before the client has waited in vain.
+        if self._front.profile.silence_then_goaway and self.phase is Phase.SERVING:
+            self._go_away(int(self._state[k.S_LAST]), Code.NO_ERROR, b'{"reason":"Shutdown"}')
+
+    def _cut(self, stream: int) -> None:
+        """Ends the connection inside the reply of ``stream``, and see to it that no other request is in doubt.
+
+        Everything else that was taken is answered first; requests not yet whole are refused, those not yet read
+        are above GOAWAY's last stream id. So what becomes unknown is this request alone, whatever the timing.
+        """
+        s = self._state
+        self._cut_stream = stream
+        due = self.wire.pending[k.P_DUE, : s[k.S_PENDING]]
+        due[due < k.NEVER] = 0
+        s[k.S_NEXT_DUE] = 0
+        for other in list(self._streams):
+            self._reset(other, Code.REFUSED_STREAM)
+            del self._streams[other]
+            s[k.S_CLOSING] += 1
+        self._go_away(int(s[k.S_LAST]), Code.NO_ERROR, b'{"reason":"Shutdown"}')
+        self._release(self._now_ns)
+
+    def _finish_cut(self) -> None:
+        data = self._front.success(self.wire, self._cut_stream).tobytes()
+        self._write(data[: 9 + 20])
+        self.abrupt = True
+        self.phase = Phase.HANG_UP
+
+    # --- control frames ----------------------------------------------------------------------------------------
+
+    def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream != 0:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & ACK:
+            if payload:
+                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
+            if not self._first_settings or not self._unacknowledged:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "SETTINGS acknowledgement of nothing")
+            self._apply_own(self._unacknowledged.popleft())
+            return
+        if len(payload) % 6:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, "SETTINGS of another size than a multiple of 6")
+        self._first_settings = True
+        for key, value in struct.iter_unpack(">HI", payload):
+            self._apply_client(key, value)
+        self._write(frame(SETTINGS, ACK, 0, b""))
+
+    def _apply_own(self, settings: dict[int, int]) -> None:
+        """The client acknowledged: from here on it is held to these."""
+        s = self._state
+        if S_MAX_STREAMS in settings:
+            s[k.S_LIMIT] = settings[S_MAX_STREAMS]
+            self._acknowledged_limit = True
+        if S_INITIAL_WINDOW in settings:
+            delta = settings[S_INITIAL_WINDOW] - int(s[k.S_STREAM_WINDOW])
+            s[k.S_STREAM_WINDOW] += delta
+            for opened in self._streams.values():
+                opened.window += delta
+        if S_HEADER_TABLE_SIZE in settings:
+            self._decoder.max_allowed_table_size = settings[S_HEADER_TABLE_SIZE]
+            if self._decoder.header_table.maxsize > settings[S_HEADER_TABLE_SIZE]:
+                # The next block must begin with a size update; only the slow path sees to that.
+                memo.forget(self.wire)
+
+    def _apply_client(self, key: int, value: int) -> None:
+        s = self._state
+        if key == S_ENABLE_PUSH and value > 1:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        if key == S_MAX_FRAME and not 16_384 <= value <= 16_777_215:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of range")
+        if key == S_HEADER_TABLE_SIZE and value < 4_096:
+            s[k.S_SIZE_UPDATE] = 1
+        if key == S_INITIAL_WINDOW:
+            if value > WINDOW_MAX:
+                raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE out of range")
+            self._client_window = value
+            s[k.S_DIRECT] = int(value >= _REPLY_DATA_MAX)
+            self._narrow.pump_all(value)
+
+    def _on_window_update(self, stream: int, payload: bytes) -> None:
+        s = self._state
+        if len(payload) != 4:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")
+        more = int.from_bytes(payload, "big") & 0x7FFFFFFF
+        if stream == 0:
+            if more == 0:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            if s[k.S_SEND_WINDOW] + more > WINDOW_MAX:
+                raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "connection window overflow")
+            s[k.S_SEND_WINDOW] += more
+            self._release(self._now_ns)
+            self._narrow.pump_all(self._client_window)
+            return
+        if stream > s[k.S_LAST] and self.phase is Phase.SERVING:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+        if more == 0:
+            raise StreamFault(stream, Code.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+        waiting = np.any(self.wire.pending[k.P_SID, : s[k.S_PENDING]] == stream)
+        if not (stream in self._streams or stream in self._narrow or waiting):
+            return
+        extra = self._narrow.extra.get(stream, 0) + more
+        if self._client_window + extra > WINDOW_MAX:
+            raise StreamFault(stream, Code.FLOW_CONTROL_ERROR, "stream window overflow")
+        if len(self._narrow.extra) >= RESETS_MAX:
+            self._narrow.extra.clear()
+        self._narrow.extra[stream] = extra
+        if stream in self._narrow:
+            self._narrow.pump(stream, self._client_window)
+
+    def _on_reset(self, stream: int, payload: bytes) -> None:
+        if stream == 0:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "RST_STREAM on stream 0")
+        if len(payload) != 4:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")
+        if stream > self._state[k.S_LAST]:
+            if self.phase is Phase.SERVING:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+            return
+        if self._streams.pop(stream, None) is not None:
+            self._state[k.S_OPEN] -= 1
+        elif not k.cancel(stream, self.wire):
+            self._narrow.drop(stream)
+
+
+def _unpadded(flags: int, payload: bytes) -> bytes:
+    if not flags & PADDED:
+        return payload
+    if not payload:
+        raise ConnectionFault(Code.FRAME_SIZE_ERROR, "padded frame without a pad length")
+    pad = payload[0]
+    if pad >= len(payload):
+        raise ConnectionFault(Code.PROTOCOL_ERROR, "padding longer than the frame")
+    return payload[1 : len(payload) - pad]

@@ -1,0 +1,91 @@
+"""A full disk while sealing: told with figures, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from audience_data import BOTH, campaign
+
+from flashcast.audience.seal import seal
+from flashcast.audience.snapshot import open_snapshot
+from flashcast.audience.source import AudienceSource
+from flashcast.audience.synthetic import write_synthetic
+from flashcast.errors import EnvironmentFault, ExitCode
+
+PROGRAM = """
+import json, resource, sys
+from pathlib import Path
+from flashcast.audience.seal import SealOptions, seal
+from flashcast.campaign.load import parse_campaign
+from flashcast.errors import FlashcastError
+audience, out, limit, shard_rows = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+try:
+    seal(parse_campaign(sys.stdin.buffer.read()), audience, Path(out), SealOptions(shard_rows=int(shard_rows)))
+except FlashcastError as error:
+    print(json.dumps([type(error).__name__, int(error.exit_code), error.message, error.remedy]))
+"""
+
+
+@pytest.fixture
+def audience(tmp_path: Path) -> Path:
+    write_synthetic(tmp_path / "audience.parquet", 60_000, 0.5, 1)
+    return tmp_path / "audience.parquet"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB, where we may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes Linux and root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("this container may not mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(("limit", "shard_rows"), [(1_000_000, 262_144), (1_000, 262_144), (700_000, 4_096)])
+def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path, audience: Path, limit: int, shard_rows: int) -> None:
+    out = tmp_path / "snapshots" / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(audience), str(out), str(limit), str(shard_rows)],
+        input=BOTH.encode(), capture_output=True, check=True,
+    )  # fmt: skip
+    if shard_rows == 4_096:
+        # Small shards pass under the limit: the same program succeeds where there is room.
+        assert done.stdout == b""
+        open_snapshot(out).close()
+        return
+    kind, code, message, remedy = json.loads(done.stdout)
+    assert (kind, code) == ("EnvironmentFault", ExitCode.ENVIRONMENT)
+    assert str(out) in message
+    assert "bytes are needed" in message
+    assert "Nothing was left behind" in remedy
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_what_is_needed_and_leaves_nothing(small_disk: Path, audience: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=r"No space left on device after .* rows; .* bytes are needed, .* are free") as caught:
+        seal(campaign(), audience, small_disk / "out")
+    assert str(small_disk / "out") in caught.value.message
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_full_disk_while_sorting_is_told_too(small_disk: Path, audience: Path) -> None:
+    with pytest.raises(EnvironmentFault):
+        seal(campaign(), AudienceSource(str(audience), sql="SELECT * FROM audience"), small_disk / "out")
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, audience: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentFault, match="cannot write beside"):
+        seal(campaign(), audience, tmp_path / "file" / "out")
