@@ -45,8 +45,17 @@ def main() -> None:
         document = min(rounds, key=lambda d: d["go_to_last_reply_s"])
         us_per_row = document["go_to_last_reply_s"] * 1e6 / rows
         first = results[0]["us_per_row"] if results else us_per_row
-        keys = ("go_to_first_request_ms", "go_to_last_reply_s", "sender_cpu_us_per_notification", "peak_rss_mib", "seal_s", "arm_s")
-        results.append({"rows": rows, "us_per_row": us_per_row, "growth": us_per_row / first, **{k: document[k] for k in keys}})
+        keys = (
+            "go_to_first_request_ms",
+            "go_to_last_reply_s",
+            "sender_cpu_us_per_notification",
+            "peak_rss_mib",
+            "seal_s",
+            "arm_s",
+        )
+        results.append(
+            {"rows": rows, "us_per_row": us_per_row, "growth": us_per_row / first, **{k: document[k] for k in keys}}
+        )
         print(
             f"{rows:>10,} rows: GO to last reply {document['go_to_last_reply_s']:6.2f} s, {us_per_row:.3f} us/row "
             f"({us_per_row / first:.2f} of the first), CPU {document['sender_cpu_us_per_notification']:.3f} us, "

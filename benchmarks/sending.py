@@ -159,7 +159,9 @@ async def aioapns_client(options: dict[str, Any]) -> dict[str, Any]:
 
     async def send(token: str) -> None:
         nonlocal accepted
-        request = aioapns.NotificationRequest(token, {"aps": {"alert": APNS["alert"]}}, push_type=aioapns.PushType.ALERT)
+        request = aioapns.NotificationRequest(
+            token, {"aps": {"alert": APNS["alert"]}}, push_type=aioapns.PushType.ALERT
+        )
         accepted += (await client.send_notification(request)).is_successful
 
     tokens = apns_tokens(options["requests"] + 1)

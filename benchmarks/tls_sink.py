@@ -69,9 +69,7 @@ def main() -> None:
                 selector.modify(peer.sock, events, peer)
 
 
-def serve(
-    peer: Peer, raw: bytearray, plain: bytearray, answer: memoryview, bytes_in: int, bytes_out: int
-) -> bool:
+def serve(peer: Peer, raw: bytearray, plain: bytearray, answer: memoryview, bytes_in: int, bytes_out: int) -> bool:
     """Reads what has come, answers in proportion. Returns whether the peer is still there."""
     try:
         got = peer.sock.recv_into(raw)

@@ -36,7 +36,10 @@ H2LOAD_BODY = b'{"aps":{"alert":{"title":"Do your lesson","body":"No buts. Five 
 def sender(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Runs one sender of `sending.py` and returns what it printed."""
     done = subprocess.run(
-        [sys.executable, str(HERE / "sending.py"), name, json.dumps(options)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, str(HERE / "sending.py"), name, json.dumps(options)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     result: dict[str, Any] = json.loads(done.stdout)
     for key in ("accepted", "answered"):
@@ -101,7 +104,18 @@ class Nghttpd:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         (folder / "3").mkdir()
-        command = ["nghttpd", "-a", "127.0.0.1", "-m", "1000", "-d", str(folder), str(self.port), str(key), str(certificate)]
+        command = [
+            "nghttpd",
+            "-a",
+            "127.0.0.1",
+            "-m",
+            "1000",
+            "-d",
+            str(folder),
+            str(self.port),
+            str(key),
+            str(certificate),
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -189,8 +203,8 @@ def measure(requests: int, rounds: int, few: int) -> dict[str, Any]:
     if nghttp:
         ratios["h2load_to_apns"] = cpu["h2load_nghttpd"] / cpu["flashcast_apns"]
     return {
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"{ssl.OPENSSL_VERSION}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}",
         "requests": {name: result["requests"] for name, result in best.items()},
         "cpu_us_per_notification": cpu,
         "requests_per_s": {name: round(result["requests"] / result["wall_s"]) for name, result in best.items()},

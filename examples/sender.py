@@ -19,7 +19,10 @@ from flashcast.simulator.process import SimulatorProcess
 
 
 async def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, SimulatorProcess(Path(folder), profile="realistic", seed=1) as simulator:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SimulatorProcess(Path(folder), profile="realistic", seed=1) as simulator,
+    ):
         config = load_config(simulator.config_path)
         message = Message(
             apns={"topic": "com.example.app", "alert": {"title": "Goal!", "body": "{{name|Your team}} scores."}},

@@ -27,13 +27,27 @@ class _Endpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ca_file: Path | None = Field(None, description="PEM file of the certificate authorities to trust instead of the system's.")
+    ca_file: Path | None = Field(
+        None, description="PEM file of the certificate authorities to trust instead of the system's."
+    )
     proxy: str | None = Field(None, description="HTTP proxy for this provider, as http://host:port; CONNECT is used.")
-    connections: int | None = Field(None, ge=1, le=CONNECTIONS_MAX, description="Connections to open; by default the plan decides.")
-    streams: int | None = Field(None, ge=1, description="Streams to expect per connection when planning; by default what the provider documents.")
-    reply_latency_ms: float | None = Field(None, gt=0, description="Reply latency to expect when planning; default 40 for APNs, 100 for FCM.")
-    reply_deadline_s: float = Field(REPLY_DEADLINE_S, gt=0, description="Silence after which a request's outcome is unknown.")
-    handshake_deadline_s: float = Field(HANDSHAKE_DEADLINE_S, gt=0, description="Longest wait for a connection to open.")
+    connections: int | None = Field(
+        None, ge=1, le=CONNECTIONS_MAX, description="Connections to open; by default the plan decides."
+    )
+    streams: int | None = Field(
+        None,
+        ge=1,
+        description="Streams to expect per connection when planning; by default what the provider documents.",
+    )
+    reply_latency_ms: float | None = Field(
+        None, gt=0, description="Reply latency to expect when planning; default 40 for APNs, 100 for FCM."
+    )
+    reply_deadline_s: float = Field(
+        REPLY_DEADLINE_S, gt=0, description="Silence after which a request's outcome is unknown."
+    )
+    handshake_deadline_s: float = Field(
+        HANDSHAKE_DEADLINE_S, gt=0, description="Longest wait for a connection to open."
+    )
 
 
 class ApnsConfig(_Endpoint):
@@ -55,8 +69,10 @@ class ApnsConfig(_Endpoint):
             return self
         missing = [n for n, part in zip(("key_file", "key_id", "team_id"), token, strict=True) if part is None]
         if missing:
-            raise ValueError(f"{', '.join(missing)} missing: token authentication needs key_file, key_id and team_id; "
-                             "or set certificate_file and certificate_key_file")
+            raise ValueError(
+                f"{', '.join(missing)} missing: token authentication needs key_file, key_id and team_id; "
+                "or set certificate_file and certificate_key_file"
+            )
         return self
 
 
@@ -76,7 +92,9 @@ class Config(BaseSettings):
     apns: ApnsConfig | None = None
     fcm: FcmConfig | None = None
     proxy: str | None = Field(None, description="HTTP proxy for every provider that names none of its own.")
-    lanes: int | None = Field(None, ge=1, le=32, description="Sending threads per provider; by default the plan decides.")
+    lanes: int | None = Field(
+        None, ge=1, le=32, description="Sending threads per provider; by default the plan decides."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -143,7 +161,9 @@ def load_config(path: Path | None) -> Config:
             for fault in error.errors(include_input=False, include_url=False)
         )
         where = path if path is not None else "the FLASHCAST_ variables"
-        raise ConfigError(f"{where} is wrong:\n{faults}", remedy="docs/reference/config.md lists every setting.") from None
+        raise ConfigError(
+            f"{where} is wrong:\n{faults}", remedy="docs/reference/config.md lists every setting."
+        ) from None
 
 
 Destination = Literal["simulator", "sandbox", "production"]

@@ -24,7 +24,8 @@ from pydantic import ValidationError
 from flashcast.arm.target import target_for
 from flashcast.arm.warm import Crew, warm_up_crew
 from flashcast.audience.arrays import column_bytes
-from flashcast.audience.kernels import KEPT, screen_tokens
+from flashcast.audience.drops import KEPT
+from flashcast.audience.kernels import screen_tokens
 from flashcast.campaign.columns import escape_column
 from flashcast.campaign.compile import CompiledMessages, compile_messages
 from flashcast.campaign.file import Campaign
@@ -165,9 +166,8 @@ class Sender:
         await self._close()
 
     def _open(self, provider: Provider) -> Crew:
-        config = Config.model_construct(
-            apns=self._settings.get(Provider.APNS), fcm=self._settings.get(Provider.FCM), proxy=None, lanes=None
-        )
+        sections: dict[str, Any] = {chosen.value: section for chosen, section in self._settings.items()}
+        config = Config.model_construct(**sections)
         return warm_up_crew(target_for(provider, config, self._clock), 1 << 20, self._clock, lanes=self._lanes)
 
     async def _close(self) -> None:
@@ -291,14 +291,18 @@ def _prepare(
 
 def _check_size(provider: Provider, compiled: CompiledMessages, fields: list[Any], offsets: NDArray[np.uint32]) -> None:
     template = compiled.templates[provider][0]
-    lengths = [np.diff(field_offsets.astype(np.int64)) for _, field_offsets in fields]
-    bad = np.flatnonzero(too_long(template, lengths, np.diff(offsets.astype(np.int64))))
+    lengths = [_lengths(field_offsets) for _, field_offsets in fields]
+    bad = np.flatnonzero(too_long(template, lengths, _lengths(offsets)))
     if bad.size:
         raise CampaignError(
             f"tokens[{bad[0]}]: the {provider} message is too long once its fields are filled; at most "
             f"{payload_bytes_max(template):,} bytes are allowed",
             remedy="Shorten the message or its fields.",
         )
+
+
+def _lengths(offsets: NDArray[np.uint32]) -> NDArray[np.int64]:
+    return offsets[1:].astype(np.int64) - offsets[:-1]
 
 
 def _strings(values: Strings, name: str) -> Any:
@@ -314,3 +318,6 @@ def _strings(values: Strings, name: str) -> Any:
         raise InputError(f"{name}: not an array of strings ({type(error).__name__})") from None
     # Arrays that start within their buffer would hand the kernels offsets of another's rows.
     return pa.concat_arrays([array]) if array.offset else array
+
+
+__all__ = ["ApnsConfig", "FcmConfig", "Message", "Outcomes", "Sender"]

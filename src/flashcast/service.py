@@ -56,7 +56,12 @@ class LaunchSession:
     """One launch, step by step; use it in a ``with`` statement. See the module's docstring."""
 
     def __init__(
-        self, state: StateFolder, *, clock: Clock | None = None, rng: random.Random | None = None, folder: Path | None = None
+        self,
+        state: StateFolder,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Takes the state folder; ``folder`` is an existing launch's, to resume. Raises BusyError."""
         self.clock = clock or SystemClock()
@@ -181,6 +186,8 @@ class LaunchSession:
         facts = self._facts(run)
         run.close()
         ledger = self.simulator.stop() if self.simulator is not None else None
+        if self.resuming:
+            ledger = None  # a fresh simulator knows nothing of the rows sent before
         document = write_report(self.folder, self.snapshot, journal, facts, ledger)
         self.note(phase="done")
         return document, ledger
@@ -231,7 +238,9 @@ def read_note(folder: Path) -> dict[str, Any]:
     try:
         note = json.loads((folder / LAUNCH).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / LAUNCH} cannot be read: {error}", remedy="This launch cannot be resumed.") from None
+        raise InputError(
+            f"{folder / LAUNCH} cannot be read: {error}", remedy="This launch cannot be resumed."
+        ) from None
     if not isinstance(note, dict):
         raise InputError(f"{folder / LAUNCH} is damaged", remedy="This launch cannot be resumed.")
     return note
@@ -298,6 +307,15 @@ def make_demo_audience(folder: Path, devices: int, apns_share: float, seed: int,
 
 
 __all__ = [
-    "LaunchSession", "SealOptions", "AudienceSource", "StateFolder", "compile_kernels", "demo_campaign", "load_campaign",
-    "make_demo_audience", "read_note", "saying_if_slow", "unfinished_launch",
+    "AudienceSource",
+    "LaunchSession",
+    "SealOptions",
+    "StateFolder",
+    "compile_kernels",
+    "demo_campaign",
+    "load_campaign",
+    "make_demo_audience",
+    "read_note",
+    "saying_if_slow",
+    "unfinished_launch",
 ]  # fmt: skip

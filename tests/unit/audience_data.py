@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flashcast.campaign.load import parse_campaign
 from flashcast.campaign.file import Campaign
+from flashcast.campaign.load import parse_campaign
 
 BOTH = """
 name = "Derby day"
@@ -49,7 +49,13 @@ def fcm_token(number: int) -> str:
     """A token that looks like FCM's and that no other number has."""
     rng = random.Random(number)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
-    return "c" + "".join(rng.choices(alphabet, k=21)) + ":APA91b" + "".join(rng.choices(alphabet, k=110)) + f"{number:08d}"
+    return (
+        "c"
+        + "".join(rng.choices(alphabet, k=21))
+        + ":APA91b"
+        + "".join(rng.choices(alphabet, k=110))
+        + f"{number:08d}"
+    )
 
 
 def device(number: int, **changes: Any) -> dict[str, Any]:

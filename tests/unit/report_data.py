@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flashcast import latency
 from flashcast.digest import fingerprints
 from flashcast.model import Provider, RequestTemplate, UnknownPolicy
 from flashcast.outcomes import Outcome, Reason
-from flashcast.report import latency
 from flashcast.report.facts import LaunchFacts
 from flashcast.report.ledger import NO_REPLY
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import typer
 from audience_data import BOTH, device, devices, write
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from flashcast.audience.snapshot import open_snapshot
+from flashcast.cli import progress
 from flashcast.cli.seal import default_folder, pairs, seal
 from flashcast.errors import ExitCode, InputError
 
@@ -60,13 +63,13 @@ def test_every_option_reaches_the_sealing(folder: Path) -> None:
     result = run(
         "--sql", "SELECT a.* EXCLUDE (first_name), n.vorname FROM audience a JOIN names n USING (user_id)",
         "--table", "names=names.csv", "--where", "locale <> 'fr'", "--map", "first_name=vorname",
-        "--suppress", "stop.csv", "--one-per-user", "--prefer", "vorname", "--limit", "20", "--drop-too-large",
-        "--holdout", "0.1", "--json",
+        "--suppress", "stop.csv", "--one-per-user", "--prefer", "vorname", "--limit", "10", "--drop-too-large",
+        "--holdout", "0.4", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert told["options"] == {"holdout": 0.1, "one_device_per_user": True, "prefer": "vorname", "limit": 20}
-    assert told["devices"] == 20
+    assert told["options"] == {"holdout": 0.4, "one_device_per_user": True, "prefer": "vorname", "limit": 10}
+    assert told["devices"] == 10
     assert told["counts"]["dropped"]["holdout"] >= 1
     with open_snapshot(folder / "derby-day.snapshot") as snapshot:
         shard = snapshot.shards[0]
@@ -108,9 +111,46 @@ def test_nothing_is_shown_while_sealing_where_nobody_watches(folder: Path) -> No
     assert run("--json").stderr == ""
 
 
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A terminal that keeps what is written to it."""
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "err", Console(file=written, force_terminal=True, width=120))
+    monkeypatch.setattr(progress, "interactive", lambda: True)
+    return written
+
+
+def test_a_bar_with_rows_per_second_is_shown_to_people(screen: io.StringIO) -> None:
+    with progress.progress_bar("sealing", patience_s=0) as report:
+        assert report is not None
+        report(1_000_000, 4_000_000)
+        report(2_000_000, None)
+    assert "sealing" in screen.getvalue()
+    assert "1,000,000/4,000,000" in screen.getvalue()
+    assert "rows/s" in screen.getvalue()
+
+
+def test_what_is_over_soon_has_no_bar(screen: io.StringIO) -> None:
+    with progress.progress_bar("sealing", patience_s=1e9) as report:
+        assert report is not None
+        report(10, 10)
+    assert screen.getvalue() == ""
+
+
+def test_there_is_no_bar_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "interactive", lambda: False)
+    with progress.progress_bar("sealing") as report:
+        assert report is None
+
+
 @pytest.mark.parametrize(
     ("name", "folder_name"),
-    [("Derby day", "derby-day.snapshot"), ("../../etc", "etc.snapshot"), ("Öl & Gas", "öl-gas.snapshot"), ("🦉", "campaign.snapshot")],
+    [
+        ("Derby day", "derby-day.snapshot"),
+        ("../../etc", "etc.snapshot"),
+        ("Öl & Gas", "öl-gas.snapshot"),
+        ("🦉", "campaign.snapshot"),
+    ],
 )
 def test_the_default_folder_is_named_after_the_campaign(name: str, folder_name: str) -> None:
     assert default_folder(name) == Path(folder_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,19 +53,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize(("limit", "shard_rows"), [(1_000_000, 262_144), (1_000, 262_144), (700_000, 4_096)])
-def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path, audience: Path, limit: int, shard_rows: int) -> None:
-    out = tmp_path / "snapshots" / "out"
-    done = subprocess.run(
+def seal_limited(audience: Path, out: Path, limit: int, shard_rows: int) -> bytes:
+    """What a process says that may write no file longer than ``limit`` bytes."""
+    return subprocess.run(
         [sys.executable, "-c", PROGRAM, str(audience), str(out), str(limit), str(shard_rows)],
         input=BOTH.encode(), capture_output=True, check=True,
-    )  # fmt: skip
-    if shard_rows == 4_096:
-        # Small shards pass under the limit: the same program succeeds where there is room.
-        assert done.stdout == b""
-        open_snapshot(out).close()
-        return
-    kind, code, message, remedy = json.loads(done.stdout)
+    ).stdout  # fmt: skip
+
+
+def test_files_under_the_limit_are_written(tmp_path: Path, audience: Path) -> None:
+    # 2,048 rows of at most 200 bytes, and room for the user ids to start on a page of their own.
+    assert seal_limited(audience, tmp_path / "out", 600_000, 2_048) == b""
+    open_snapshot(tmp_path / "out").close()
+
+
+@pytest.mark.parametrize(("limit", "shard_rows"), [(1_000_000, 262_144), (1_000, 262_144), (200_000, 4_096)])
+def test_a_file_size_limit_is_told_as_a_full_disk(
+    tmp_path: Path, audience: Path, limit: int, shard_rows: int
+) -> None:
+    out = tmp_path / "snapshots" / "out"
+    kind, code, message, remedy = json.loads(seal_limited(audience, out, limit, shard_rows))
     assert (kind, code) == ("EnvironmentFault", ExitCode.ENVIRONMENT)
     assert str(out) in message
     assert "bytes are needed" in message
@@ -73,9 +81,16 @@ def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path, audience: Path
 
 
 def test_a_full_disk_is_told_with_what_is_needed_and_leaves_nothing(small_disk: Path, audience: Path) -> None:
-    with pytest.raises(EnvironmentFault, match=r"No space left on device after .* rows; .* bytes are needed, .* are free") as caught:
+    with pytest.raises(
+        EnvironmentFault, match=r"No space left on device after .* rows; .* bytes are needed, .* are free"
+    ) as caught:
         seal(campaign(), audience, small_disk / "out")
     assert str(small_disk / "out") in caught.value.message
+    told = re.search(r"about ([\d,]+) bytes are needed, ([\d,]+) are free", caught.value.message)
+    assert told is not None
+    needed = int(told[1].replace(",", ""))
+    # 60,000 rows: tokens of 64 and about 152 characters in equal parts, and some 40 bytes beside each.
+    assert 6_000_000 < needed < 12_000_000
     assert list(small_disk.iterdir()) == []
 
 

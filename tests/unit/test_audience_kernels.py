@@ -24,7 +24,9 @@ def strings(values: list[bytes]) -> VarBytes:
     return VarBytes(np.frombuffer(b"".join(values), np.uint8).copy(), offsets)
 
 
-def batch(tokens: list[bytes], users: list[bytes], codes: list[int], hashes: list[int], user_hashes: list[int]) -> Screened:
+def batch(
+    tokens: list[bytes], users: list[bytes], codes: list[int], hashes: list[int], user_hashes: list[int]
+) -> Screened:
     rows = len(tokens)
     return Screened(
         0, np.array(codes, np.uint8), np.zeros(rows, np.uint8), strings(tokens), np.array(hashes, np.uint64),
@@ -126,7 +128,10 @@ def test_admission_agrees_with_two_python_sets(
 
 
 @settings(max_examples=100, deadline=None)
-@given(listed=st.lists(st.binary(max_size=6), max_size=30), asked=st.lists(st.binary(max_size=6), min_size=1, max_size=30))
+@given(
+    listed=st.lists(st.binary(max_size=6), max_size=30),
+    asked=st.lists(st.binary(max_size=6), min_size=1, max_size=30),
+)
 def test_suppression_agrees_with_a_python_set(listed: list[bytes], asked: list[bytes]) -> None:
     column, question = strings(listed), strings(asked)
     slots = kernels.build_set(column.data, column.offsets, np.zeros(64, np.int64), False)
@@ -135,6 +140,7 @@ def test_suppression_agrees_with_a_python_set(listed: list[bytes], asked: list[b
     assert [bool(verdict) for verdict in verdicts] == [value != b"" and value in set(listed) for value in asked]
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=60, max_size=70))
 def test_only_hexadecimal_of_even_length_is_an_apns_token(value: bytes) -> None:
     column = strings([value])
@@ -146,7 +152,10 @@ def test_only_hexadecimal_of_even_length_is_an_apns_token(value: bytes) -> None:
 
 
 def test_every_byte_is_judged_in_both_kinds_of_token() -> None:
-    for code, good in ((0, b"0123456789abcdefABCDEF"), (1, bytes(c for c in range(128) if chr(c).isalnum()) + b"_:.-")):
+    for code, good in (
+        (0, b"0123456789abcdefABCDEF"),
+        (1, bytes(c for c in range(128) if chr(c).isalnum()) + b"_:.-"),
+    ):
         for byte in range(256):
             column = strings([b"a" * 63 + bytes([byte])])
             verdicts, hashes = np.zeros(1, np.uint8), np.zeros(1, np.uint64)

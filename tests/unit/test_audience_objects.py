@@ -52,7 +52,9 @@ def test_an_object_that_changed_is_fetched_again_and_replaces_what_it_was(tmp_pa
 
 
 def test_a_pattern_and_a_folder_fetch_what_matches_in_order(tmp_path: Path) -> None:
-    store = memory_store(**{"d__p-2.csv": b"2", "d__p-1.csv": b"1", "d__q.csv": b"q", "e__p-3.csv": b"3", "d__empty": b""})
+    store = memory_store(
+        **{"d__p-2.csv": b"2", "d__p-1.csv": b"1", "d__q.csv": b"q", "e__p-3.csv": b"3", "d__empty": b""}
+    )
     names = [path.read_bytes() for path in fetch(store, "memory://", "d/p-*.csv", tmp_path)]
     assert names == [b"1", b"2"]
     assert [path.read_bytes() for path in fetch(store, "memory://", "d/", tmp_path)] == [b"1", b"2", b"q"]
@@ -121,7 +123,9 @@ class _Bucket(BaseHTTPRequestHandler):
                 for key, body in sorted(self.objects.items())
                 if key.startswith(prefix)
             )
-            self._answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode())
+            self._answer(
+                200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
+            )
             return
         self.gets.append(url.path)
         self._object(url.path)
@@ -142,7 +146,7 @@ class _Bucket(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         pass
 
 
@@ -179,11 +183,11 @@ def test_an_audience_on_s3_seals_to_the_same_snapshot_as_on_disk(tmp_path: Path,
 
 
 def test_an_object_that_is_not_on_s3_is_told(tmp_path: Path, bucket: type[_Bucket]) -> None:
-    with pytest.raises(AudienceError, match="no object at s3://bucket/nothing.parquet"):
+    with pytest.raises(AudienceError, match=r"no object at s3://bucket/nothing\.parquet"):
         seal(campaign(), AudienceSource("s3://bucket/nothing.parquet", cache=tmp_path / "cache"), tmp_path / "out")
 
 
 def test_a_disk_that_cannot_hold_the_cache_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with pytest.raises(EnvironmentFault, match="cannot keep memory:///b.csv"):
+    with pytest.raises(EnvironmentFault, match=r"cannot keep memory:///b\.csv"):
         fetch(memory_store(**{"b.csv": b"x"}), "memory://", "b.csv", tmp_path / "cache")

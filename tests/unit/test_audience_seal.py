@@ -68,7 +68,9 @@ def test_rows_keep_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_field_that_a_provider_does_not_use_takes_no_room(tmp_path: Path) -> None:
-    text = BOTH.replace('[fcm]\nnotification = {title = "Hello {{first_name|friend}}"', '[fcm]\nnotification = {title = "Hello"')
+    text = BOTH.replace(
+        '[fcm]\nnotification = {title = "Hello {{first_name|friend}}"', '[fcm]\nnotification = {title = "Hello"'
+    )
     with sealed(tmp_path, devices(10), text) as snapshot:
         apns, fcm = snapshot.shards
         assert all(field.rows == 5 for field in apns.fields)
@@ -104,7 +106,13 @@ def test_a_malformed_token_is_dropped(tmp_path: Path, number: int, token: str | 
     row = dropped(tmp_path / "out")[0]
     provider = "apns" if number == 0 else "fcm"
     digest = hashlib.sha256(token.encode()).hexdigest()[:16] if token else None
-    assert row == {"row": 1, "user_id": f"user-{number}", "token_digest": digest, "provider": provider, "reason": "bad_token"}
+    assert row == {
+        "row": 1,
+        "user_id": f"user-{number}",
+        "token_digest": digest,
+        "provider": provider,
+        "reason": "bad_token",
+    }
 
 
 def test_no_file_of_the_snapshot_but_the_shards_holds_a_token(tmp_path: Path) -> None:
@@ -157,7 +165,13 @@ def test_rows_without_a_user_id_are_devices_of_their_own(tmp_path: Path) -> None
 
 
 def test_a_user_whose_first_device_is_no_good_keeps_the_second(tmp_path: Path) -> None:
-    rows = [device(0, user_id="a", token="zz"), device(2, user_id="a"), device(4, user_id="b"), device(4, user_id="c"), device(6, user_id="c")]
+    rows = [
+        device(0, user_id="a", token="zz"),
+        device(2, user_id="a"),
+        device(4, user_id="b"),
+        device(4, user_id="c"),
+        device(6, user_id="c"),
+    ]
     with sealed(tmp_path, rows, one_device_per_user=True) as snapshot:
         assert tokens(snapshot) == [apns_token(2), apns_token(4), apns_token(6)]
 
@@ -297,7 +311,9 @@ def test_no_row_left_tells_the_counts(tmp_path: Path) -> None:
 
 
 def test_a_file_without_rows_is_told(tmp_path: Path) -> None:
-    table = pa.table({name: pa.array([], pa.string()) for name in ("user_id", "platform", "token", "locale", "first_name")})
+    table = pa.table(
+        {name: pa.array([], pa.string()) for name in ("user_id", "platform", "token", "locale", "first_name")}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(AudienceError, match="has no rows"):
         seal(campaign(), tmp_path / "a.parquet", tmp_path / "out")
@@ -317,7 +333,9 @@ def test_sealing_twice_gives_the_same_digest_whatever_the_path_or_batching(tmp_p
 def test_sealing_a_join_twice_gives_the_same_digest(tmp_path: Path) -> None:
     write(tmp_path / "devices.parquet", devices(5_000))
     (tmp_path / "users.csv").write_text("user_id\n" + "".join(f"user-{n}\n" for n in range(0, 5_000, 3)))
-    (tmp_path / "backwards.csv").write_text("user_id\n" + "".join(f"user-{n}\n" for n in reversed(range(0, 5_000, 3))))
+    (tmp_path / "backwards.csv").write_text(
+        "user_id\n" + "".join(f"user-{n}\n" for n in reversed(range(0, 5_000, 3)))
+    )
     digests = set()
     for number, name in enumerate(("users.csv", "users.csv", "backwards.csv")):
         source = AudienceSource(
@@ -333,7 +351,12 @@ def test_sealing_a_join_twice_gives_the_same_digest(tmp_path: Path) -> None:
 
 def test_progress_tells_rows_done_and_the_total(tmp_path: Path) -> None:
     told: list[tuple[int, int | None]] = []
-    seal(campaign(), write(tmp_path / "a.parquet", devices(100)), tmp_path / "out", progress=lambda *at: told.append(at))
+    seal(
+        campaign(),
+        write(tmp_path / "a.parquet", devices(100)),
+        tmp_path / "out",
+        progress=lambda *at: told.append(at),
+    )
     assert told == [(100, 100)]
 
 

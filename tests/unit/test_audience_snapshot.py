@@ -36,7 +36,10 @@ def strings(*values: bytes) -> VarBytes:
 
 def columns() -> Columns:
     return Columns(
-        strings(b"aa", b"bbbb", b""), np.array([0, 3, 249], np.uint8), (strings(b"x", b"", b"yz"), NOTHING), strings(b"u1", b"u2", b"u3")
+        strings(b"aa", b"bbbb", b""),
+        np.array([0, 3, 249], np.uint8),
+        (strings(b"x", b"", b"yz"), NOTHING),
+        strings(b"u1", b"u2", b"u3"),
     )
 
 
@@ -61,12 +64,14 @@ def test_a_shard_is_laid_out_as_documented(tmp_path: Path) -> None:
     header = json.loads(raw[16 : 16 + length])
     sections = {section["name"]: section for section in header["sections"]}
     assert list(sections) == [
-        "tokens.offsets", "tokens.data", "variants", "field.0.offsets", "field.0.data", "field.1.offsets", "field.1.data",
-        "user_ids.offsets", "user_ids.data",
+        "tokens.offsets", "tokens.data", "variants",
+        "field.0.offsets", "field.0.data", "field.1.offsets", "field.1.data", "user_ids.offsets", "user_ids.data",
     ]  # fmt: skip
     assert all(section["offset"] % 64 == 0 for section in sections.values())
     assert sections["user_ids.offsets"]["offset"] % COLD_ALIGNMENT == 0
-    offsets = np.frombuffer(raw, "<u4", count=sections["tokens.offsets"]["length"], offset=sections["tokens.offsets"]["offset"])
+    offsets = np.frombuffer(
+        raw, "<u4", count=sections["tokens.offsets"]["length"], offset=sections["tokens.offsets"]["offset"]
+    )
     assert offsets.tolist() == [0, 2, 6, 6]
     assert raw[sections["tokens.data"]["offset"] :][:6] == b"aabbbb"
 

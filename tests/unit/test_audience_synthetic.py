@@ -32,8 +32,12 @@ def test_tokens_look_like_the_providers_and_are_unique(tmp_path: Path) -> None:
         assert row["platform"] == "android" or row["token"] == row["token"].lower()
 
 
-@pytest.mark.parametrize(("devices", "share", "apple"), [(10, 0.5, 5), (10, 0, 0), (10, 1, 10), (1_000, 0.3, 300), (1, 1, 1)])
-def test_the_share_is_exact_and_providers_are_interleaved(tmp_path: Path, devices: int, share: float, apple: int) -> None:
+@pytest.mark.parametrize(
+    ("devices", "share", "apple"), [(10, 0.5, 5), (10, 0, 0), (10, 1, 10), (1_000, 0.3, 300), (1, 1, 1)]
+)
+def test_the_share_is_exact_and_providers_are_interleaved(
+    tmp_path: Path, devices: int, share: float, apple: int
+) -> None:
     platforms = table(tmp_path, devices, share)["platform"].to_pylist()
     assert platforms.count("ios") == apple
     if share == 0.5:

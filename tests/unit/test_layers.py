@@ -43,11 +43,11 @@ RANKS = {
     "outcomes": ROOT,
     "state": ROOT,
     # The histogram is plain arithmetic that the reply kernel fills; the report only reads it.
-    "report.latency": ROOT,
+    "latency": ROOT,
     # A peer of the providers themselves: it uses root modules alone, and few may use it (see below).
     "simulator": LOWER,
 }
-PURE = ("wire", "arm.plan", "deliver.pacing", "deliver.retry", "report.latency", "model", "outcomes", "limits")
+PURE = ("wire", "arm.plan", "deliver.pacing", "deliver.retry", "latency", "model", "outcomes", "limits")
 """Protocol and decisions: bytes and times come in as arguments."""
 IO = {
     "asyncio", "fcntl", "fileinput", "http", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "requests",

@@ -188,3 +188,18 @@ def test_damaged_series_are_told(launch: Launch) -> None:
     (launch.folder / CHARTS).write_text('{"bin_ms": 10}')
     with pytest.raises(InputError, match="the report is damaged"):
         read_page(launch.folder)
+
+
+def test_a_launch_whose_journal_was_not_kept_still_gives_what_it_has(launch: Launch, tmp_path: Path) -> None:
+    launch.finish()
+    (launch.folder / recall.JOURNAL).unlink()
+    (launch.folder / PAGE).unlink()
+    assert launch.run("--prune", str(tmp_path / "a.csv"))[0] == 0
+    assert (launch.folder / PAGE).exists()
+    assert (tmp_path / "a.csv").read_bytes() == (launch.folder / PRUNE).read_bytes()
+    assert launch.run("--prune", str(tmp_path / "a.parquet"))[0] == 0
+    assert pq.read_table(tmp_path / "a.parquet").column("reason").to_pylist() == ["UNREGISTERED"] * 5
+    (launch.folder / OUTCOMES).unlink()
+    code, text = launch.run("--parquet", str(tmp_path / "o.parquet"), "--json")
+    assert code == 2
+    assert "was not kept" in json.loads(text)["error"]["message"]

@@ -7,14 +7,18 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from report_data import accepted, facts, rows, simulator_ledger, snapshot
 
+from flashcast import latency
 from flashcast.model import Provider
 from flashcast.outcomes import Outcome, Reason
-from flashcast.report import latency, svg
+from flashcast.report import svg
 from flashcast.report.charts import BINS_MAX, Charts, charts
 from flashcast.report.page import render_page
 from flashcast.report.summary import report_document
+from flashcast.report.text import share
 
 ENDS = rows(
     *[(Outcome.ACCEPTED, Reason.NONE)] * 5,
@@ -167,3 +171,26 @@ def test_parts_of_the_outcome_bar_fill_it_and_the_smallest_can_be_seen() -> None
 def test_throughput_of_a_single_instant_is_drawn() -> None:
     drawn = svg.throughput(Charts(10, {Provider.APNS: np.array([7], np.int64)}, latency.empty()))
     assert "apns 700/s" in drawn
+
+
+@given(st.lists(st.integers(0, latency.US_MAX), min_size=1, max_size=50))
+def test_labels_of_percentiles_never_hide_each_other(times: list[int]) -> None:
+    histogram = latency.empty()
+    for us in times:
+        histogram[latency.bucket_of(us)] += 1
+    marks = {f"p{p:g}": latency.percentile(histogram, p) / 1_000 for p in (50.0, 95.0, 99.0)}
+    drawn = svg.latency_distribution(Charts(10, {}, histogram), marks)
+    labels = re.findall(r'<text class="mark-name" x="([^"]*)"( text-anchor="end")? y="([^"]*)">([^<]*)<', drawn)
+    boxes = []
+    for x, end, y, text in labels:
+        width = 8.2 * len(text)
+        boxes.append((float(x) - (width if end else 0), float(x) + (0 if end else width), float(y)))
+    assert len(boxes) == 3
+    for i, a in enumerate(boxes):
+        assert a[0] >= -1
+        assert a[1] <= svg.WIDTH + 1
+        assert not any(a[2] == b[2] and a[0] < b[1] and b[0] < a[1] for b in boxes[:i])
+
+
+def test_a_share_too_small_to_show_is_not_shown_as_nothing() -> None:
+    assert [share(n, 50_000) for n in (0, 2, 5, 50_000)] == ["", "< 0.01 %", "0.01 %", "100.00 %"]

@@ -66,7 +66,7 @@ def test_a_launch_to_a_provider_has_no_simulator() -> None:
 
 
 def test_the_document_is_json_without_nan_also_where_nothing_was_measured() -> None:
-    from flashcast.report import latency
+    from flashcast import latency
 
     bare = facts(
         latency_us_histogram=latency.empty(),

@@ -52,6 +52,6 @@ def rehearsed(templates: tuple[RequestTemplate, ...]) -> tuple[RequestTemplate, 
         end = template.body[-1]
         if template.provider is Provider.FCM and isinstance(end, bytes) and end.endswith(b"}"):
             body = (*template.body[:-1], end[:-1] + b',"validate_only":true}')
-            template = RequestTemplate(template.provider, template.variant, template.headers, body)  # noqa: PLW2901
+            template = RequestTemplate(template.provider, template.variant, template.headers, body)
         changed.append(template)
     return tuple(changed)

@@ -91,13 +91,17 @@ class ShardBuilder:
         self._pending: tuple[Future[Written], int, int, int, _OpenShard] | None = None
         self._facts: dict[int, list[ShardFacts]] = {code: [] for code in range(len(PROVIDERS))}
         self._mapped: list[Shard] = []
-        self.bytes_written = 0
+        self._handed_rows = self._handed_bytes = 0
 
     @property
     def rows(self) -> int:
         """Rows admitted so far."""
         apns, fcm = self.counts.tolist()
         return int(apns + fcm)
+
+    def bytes_for(self, rows: int) -> int:
+        """Bytes that so many rows take on disk, as far as the shards handed to the writer so far tell."""
+        return self._handed_bytes * max(rows, self._handed_rows) // max(1, self._handed_rows)
 
     def add(self, screened: Screened, rendered: dict[int, Rendered]) -> int:
         """Admits the batch's standing rows in order. Returns how many rows were looked at: fewer at the limit."""
@@ -183,7 +187,10 @@ class ShardBuilder:
         rows = int(self.counts[code]) - len(self._facts[code]) * self._shard_rows
         index = len(self._facts[code])
         path = self._folder / _file_name(code, index)
-        future = self._pool.submit(write_shard, path, PROVIDERS[code], shard.columns(rows))
+        columns = shard.columns(rows)
+        self._handed_rows += rows
+        self._handed_bytes += columns.nbytes
+        future = self._pool.submit(write_shard, path, PROVIDERS[code], columns)
         self._pending = (future, code, index, rows, shard)
 
     def _collect(self) -> None:
@@ -193,7 +200,6 @@ class ShardBuilder:
         future, code, index, rows, shard = self._pending
         written = future.result()
         self._pending = None
-        self.bytes_written += written.bytes
         name = _file_name(code, index)
         self._facts[code].append(
             ShardFacts(

@@ -115,9 +115,7 @@ class DropsWriter:
                 [
                     pa.array(rows + (first_row + 1), pa.int64()),
                     pa.array([users.text(row) or None for row in picked], pa.string()),
-                    pa.array(
-                        [token_digest(t) if (t := tokens.bytes(row)) else None for row in picked], pa.string()
-                    ),
+                    pa.array([token_digest(t) if (t := tokens.bytes(row)) else None for row in picked], pa.string()),
                     pa.array([_provider_name(code) for code in codes[rows].tolist()], pa.string()),
                     pa.array([names[code - 1] for code in verdicts[rows].tolist()], pa.string()),
                 ],

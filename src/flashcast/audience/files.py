@@ -52,9 +52,7 @@ def format_of(path: Path, given: str | None = None) -> Format:
     return found
 
 
-def find_files(
-    location: str, given: str | None = None, cache: Path | None = None
-) -> tuple[Format, tuple[Path, ...]]:
+def find_files(location: str, given: str | None = None, cache: Path | None = None) -> tuple[Format, tuple[Path, ...]]:
     """The local files of a path, glob, folder or URL, sorted by name, and their one format.
 
     Objects of a URL are fetched into ``cache`` first. Raises AudienceError where nothing is found, formats mix or a
@@ -101,7 +99,9 @@ def _expand(location: str) -> Sequence[Path]:
     if path.exists():
         return [path]
     if MAGIC.search(location):
-        found = sorted(match for match in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if match.is_file())
+        found = sorted(
+            match for match in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if match.is_file()
+        )
         if not found:
             raise AudienceError(
                 f"no file matches {location}",

@@ -57,7 +57,7 @@ _FCM_MARK_AT = 22
 """An FCM token has an instance id of 22 characters before this mark."""
 
 _TAG = np.uint64(0xFFFFFFFF)
-_PROVIDER_SALT = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @intrinsic
@@ -216,7 +216,7 @@ def _find(
 ) -> np.int64:
     """Where the string is in the table (its slot + 1), or where it would go (-1 - slot), or 0: the region is full.
 
-    With ``code`` >= 0 only rows of that provider are equal.
+    With ``code`` >= 0 only rows of that provider are equal: the same bytes at two providers are two devices.
     """
     region_slots = table.size // REGIONS
     base = np.int64(h >> np.uint64(56)) * region_slots
@@ -300,8 +300,7 @@ def admit(
             return row, LIMIT
         code = np.int64(codes[row])
         start, stop = np.int64(token_offsets[row]), np.int64(token_offsets[row + 1])
-        # The same bytes are different devices at different providers.
-        h = token_hashes[row] ^ (_PROVIDER_SALT * np.uint64(code))
+        h = token_hashes[row]
         place = _find(tokens, h, token_data, start, stop, directory, _TOKEN_DATA, code, shard_rows)
         if place > 0:
             verdicts[row] = DUPLICATE_TOKEN
@@ -387,7 +386,7 @@ def write_tokens(
                 for k in range(16):
                     data[at + k] = _HEX_DIGITS[(word >> np.uint64(4 * k)) & np.uint64(15)]
                 at += 16
-                state += _PROVIDER_SALT
+                state += _GOLDEN
                 word = mix64(state)
             continue
         data[at] = 99 + np.uint8(seed & np.uint64(3))
@@ -398,7 +397,7 @@ def write_tokens(
                     break
                 data[at + k] = _URL_SAFE[(word >> np.uint64(6 * k)) & np.uint64(63)]
             at += 11
-            state += _PROVIDER_SALT
+            state += _GOLDEN
             word = mix64(state)
         for k in range(_FCM_MARK.size):
             data[start + _FCM_MARK_AT + k] = _FCM_MARK[k]

@@ -106,9 +106,7 @@ def _matching(store: Any, pattern: str) -> list[Any]:
 
 def _fetch_one(store: Any, root: str, meta: Any, cache: Path) -> Path:
     address = hashlib.sha256(f"{root}/{meta['path']}".encode()).hexdigest()[:24]
-    version = hashlib.sha256(f"{meta.get('e_tag')} {meta['last_modified']} {meta['size']}".encode()).hexdigest()[
-        :16
-    ]
+    version = hashlib.sha256(f"{meta.get('e_tag')} {meta['last_modified']} {meta['size']}".encode()).hexdigest()[:16]
     folder = cache / address
     target = folder / version / Path(meta["path"]).name
     if target.exists() and target.stat().st_size == meta["size"]:

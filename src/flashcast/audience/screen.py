@@ -96,9 +96,7 @@ class Screen:
         given = self._text(batch, self._columns.token)
         # A writable copy: tokens are normalised in place, and Arrow's buffers belong to Arrow.
         tokens = VarBytes(given.data.copy(), given.offsets)
-        users = (
-            self._text(batch, self._columns.user_id) if self._columns.user_id is not None else empty_column(rows)
-        )
+        users = self._text(batch, self._columns.user_id) if self._columns.user_id is not None else empty_column(rows)
         screened = Screened(
             first_row, codes, verdicts, tokens, np.zeros(rows, np.uint64), users, np.zeros(rows, np.uint64)
         )
@@ -130,9 +128,7 @@ class Screen:
             for index, field in enumerate(compiled.fields)
         )
         chooser = compiled.choosers[provider]
-        values = (
-            None if chooser.column is None else self._column(batch, self._columns.others[chooser.column], picked)
-        )
+        values = None if chooser.column is None else self._column(batch, self._columns.others[chooser.column], picked)
         named = np.diff(screened.users.offsets)[rows] > 0
         ids = np.where(named, screened.user_hashes[rows], screened.token_hashes[rows])
         rendered = Rendered(rows, choose_variants(chooser, values, ids), fields)
@@ -142,8 +138,7 @@ class Screen:
     def _check_sizes(self, screened: Screened, rendered: Rendered, provider: Provider) -> None:
         token_lengths = np.diff(screened.tokens.offsets)[rendered.rows].astype(np.int64)
         lengths = [
-            np.diff(f.offsets).astype(np.int64) if f.offsets.size else np.empty(0, np.int64)
-            for f in rendered.fields
+            np.diff(f.offsets).astype(np.int64) if f.offsets.size else np.empty(0, np.int64) for f in rendered.fields
         ]
         bounds = [int(column.max(initial=0)) for column in lengths]
         longest_token = int(token_lengths.max(initial=0))
@@ -179,9 +174,7 @@ class Screen:
         if not pa.types.is_dictionary(values.type):
             values = pc.dictionary_encode(as_text(values))
         known = [PLATFORMS.get(str(value).strip().lower()) for value in values.dictionary.to_pylist()]
-        lookup = np.array(
-            [*(NO_PROVIDER if p is None else PROVIDERS.index(p) for p in known), NO_PROVIDER], np.uint8
-        )
+        lookup = np.array([*(NO_PROVIDER if p is None else PROVIDERS.index(p) for p in known), NO_PROVIDER], np.uint8)
         codes = lookup[pc.fill_null(values.indices.cast(pa.int32()), len(known)).to_numpy(zero_copy_only=False)]
         verdicts[codes == NO_PROVIDER] = UNKNOWN_PLATFORM
         for code, provider in enumerate(PROVIDERS):

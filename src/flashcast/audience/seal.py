@@ -13,21 +13,20 @@ there, a message that is too long. Sending never checks a row again.
 
 from __future__ import annotations
 
-import queue
 import shutil
-import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
 
 import pyarrow as pa
 
+from flashcast.audience.ahead import read_ahead
 from flashcast.audience.builder import ShardBuilder
 from flashcast.audience.columns import ColumnMap, resolve
-from flashcast.audience.drops import PROVIDERS, DropReason, DropsWriter
-from flashcast.audience.folder import building, is_full, publish, sync_file, write_synced
+from flashcast.audience.drops import PROVIDERS, DropsWriter
+from flashcast.audience.faults import cannot_write, nothing_left
+from flashcast.audience.folder import building, publish, sync_file, write_synced
 from flashcast.audience.manifest import MANIFEST, Counts, FieldFacts, FileFacts, Manifest, Options, ShardFacts
 from flashcast.audience.screen import Screen, columns_wanted, used_fields
 from flashcast.audience.shards import file_sha256
@@ -37,13 +36,11 @@ from flashcast.audience.suppression import Suppression, read_suppression
 from flashcast.campaign.compile import CompiledMessages, compile_messages
 from flashcast.campaign.file import Campaign
 from flashcast.campaign.template import template_to_json
-from flashcast.errors import AudienceError, EnvironmentFault, InputError, SnapshotError
+from flashcast.errors import InputError, SnapshotError
 from flashcast.limits import SHARD_ROWS_MAX
 
 Progress = Callable[[int, int | None], None]
 """Called with the rows read so far and how many there are, if that is known."""
-
-_BATCHES_AHEAD: Final = 2
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def seal(
             if not _already_there(out, manifest, force=options.force):
                 publish(folder, out)
         except OSError as error:
-            raise _full_disk(error, out, sealing) from error
+            raise cannot_write(error, out, rows=sealing.rows_read, needed=sealing.bytes_needed()) from error
     # What decoding left behind is not needed while sending.
     pa.default_memory_pool().release_unused()
     return open_snapshot(out, verify=False)
@@ -136,7 +133,7 @@ class _Sealing:
         self._progress = progress
         self.rows_read = 0
         self.total: int | None = None
-        self.bytes_written = 0
+        self._builder: ShardBuilder | None = None
 
     def run(self) -> Manifest:
         """Reads, writes the shards, the dropped rows and the manifest; returns the manifest."""
@@ -154,16 +151,20 @@ class _Sealing:
                 user_id_needed="--one-per-user" if self._options.one_device_per_user else None,
             )
             drops = DropsWriter(self._folder / DROPPED)
-            with closing(self._builder()) as builder, closing(drops):
+            self._builder = self._new_builder()
+            with closing(self._builder) as builder, closing(drops):
                 self._pass_rows(reader, columns, builder, drops)
                 shards = builder.finish()
-                self.bytes_written = builder.bytes_written
         shutil.rmtree(spill, ignore_errors=True)
         if not shards:
-            raise _nothing_left(self.rows_read, drops)
+            raise nothing_left(self.rows_read, drops.counts)
         return self._write_manifest(shards, drops)
 
-    def _builder(self) -> ShardBuilder:
+    def bytes_needed(self) -> int:
+        """About how large the snapshot would have become; the known part of it where the total is not known."""
+        return 0 if self._builder is None else self._builder.bytes_for(self.total or 0)
+
+    def _new_builder(self) -> ShardBuilder:
         number = len(self._compiled.fields)
         used = {
             code: [index in used_fields(self._compiled, provider) for index in range(number)]
@@ -189,7 +190,7 @@ class _Sealing:
             drop_too_large=self._options.drop_too_large,
         )
         codes = [code for code, provider in enumerate(PROVIDERS) if provider in self._compiled.templates]
-        with closing(_ahead(reader.batches(columns.selected))) as batches:
+        with closing(read_ahead(reader.batches(columns.selected))) as batches:
             for batch in batches:
                 screened = screen.screen(batch, self.rows_read)
                 rendered = {code: screen.render(batch, screened, code) for code in codes}
@@ -198,7 +199,6 @@ class _Sealing:
                     self.rows_read, screened.verdicts[:looked_at], screened.codes, screened.tokens, screened.users
                 )
                 self.rows_read += looked_at
-                self.bytes_written = builder.bytes_written
                 if self._progress is not None:
                     self._progress(self.rows_read, self.total)
                 if looked_at < batch.num_rows or builder.rows == self._options.limit:
@@ -256,87 +256,3 @@ def _already_there(out: Path, manifest: Manifest, *, force: bool) -> bool:
             f"{out} exists and is another snapshot", remedy="Replace it with --force, or choose another --out."
         )
     return same
-
-
-def _nothing_left(rows: int, drops: DropsWriter) -> AudienceError:
-    if rows == 0:
-        return AudienceError(
-            "the audience has no rows", remedy="Check the file, and --where or --sql if you gave one."
-        )
-    told = ", ".join(f"{reason.value} {number:,}" for reason, number in drops.counts.items() if number)
-    hint = "Look at the greatest count first: "
-    worst = max(drops.counts, key=lambda reason: drops.counts[reason])
-    return AudienceError(f"no row is left of {rows:,}: {told}", remedy=hint + _HINTS[worst])
-
-
-_HINTS: Final = {
-    DropReason.UNKNOWN_PLATFORM: "the platform column must say ios or apns, android or fcm.",
-    DropReason.NO_MESSAGE: "the campaign has no message for these devices' provider.",
-    DropReason.BAD_TOKEN: "APNs tokens are hexadecimal, FCM tokens letters, digits and _:.-; check --map token=COLUMN.",
-    DropReason.SUPPRESSED: "the suppression list names them.",
-    DropReason.HOLDOUT: "the hold-out share is large for so few rows.",
-    DropReason.PAYLOAD_TOO_LARGE: "shorten the message.",
-    DropReason.DUPLICATE_TOKEN: "check --map token=COLUMN.",
-    DropReason.SECOND_DEVICE: "check --map user_id=COLUMN.",
-}
-
-
-def _full_disk(error: OSError, out: Path, sealing: _Sealing) -> EnvironmentFault:
-    if not is_full(error):
-        return EnvironmentFault(f"cannot write {out}: {error.strerror or error}", remedy="Choose another --out.")
-    try:
-        free = f"{shutil.disk_usage(out.parent).free:,} are free"
-    except OSError:
-        free = "too few are free"
-    done = sealing.rows_read
-    if sealing.bytes_written and sealing.total and done:
-        needed = f"about {sealing.bytes_written * max(sealing.total, done) // done:,} bytes are needed"
-    else:
-        needed = f"more than {sealing.bytes_written:,} bytes are needed"
-    return EnvironmentFault(
-        f"cannot write {out}: {error.strerror or 'no space left'} after {done:,} rows; {needed}, {free}",
-        remedy="Free some space or choose another --out. Nothing was left behind.",
-    )
-
-
-def _ahead(batches: Iterator[Any]) -> Generator[Any, None, None]:
-    """Reads a few batches ahead in a thread, and ends the thread when the consumer ends."""
-    ready: queue.Queue[Any] = queue.Queue(_BATCHES_AHEAD)
-    left = threading.Event()
-
-    def put(item: Any) -> bool:
-        while not left.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def read() -> None:
-        try:
-            for batch in batches:
-                if not put((batch, None)):
-                    break
-            else:
-                put((None, None))
-        except BaseException as error:  # noqa: BLE001 - raised again by the consumer
-            put((None, error))
-        finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
-
-    thread = threading.Thread(target=read, name="flashcast-reader", daemon=True)
-    thread.start()
-    try:
-        while True:
-            batch, error = ready.get()
-            if error is not None:
-                raise error
-            if batch is None:
-                return
-            yield batch
-    finally:
-        left.set()
-        thread.join()

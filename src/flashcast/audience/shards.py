@@ -64,6 +64,11 @@ class Columns(NamedTuple):
     fields: tuple[VarBytes, ...]
     user_ids: VarBytes
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of every section."""
+        return sum(array.nbytes for _, array in _sections(self))
+
 
 class Written(NamedTuple):
     """A shard file's size and SHA-256, in hexadecimal."""
@@ -207,9 +212,7 @@ def _map(path: Path) -> tuple[mmap.mmap, dict[str, Any]]:
             if magic != MAGIC:
                 raise SnapshotError(f"{path} is not a shard", remedy=_SEAL_AGAIN)
             if version != VERSION:
-                raise SnapshotError(
-                    f"{path} has layout {version}; this version reads {VERSION}", remedy=_SEAL_AGAIN
-                )
+                raise SnapshotError(f"{path} has layout {version}; this version reads {VERSION}", remedy=_SEAL_AGAIN)
             if length > _HEADER_BYTES_MAX:
                 raise SnapshotError(f"{path} has a damaged header", remedy=_SEAL_AGAIN)
             header = json.loads(file.read(length))

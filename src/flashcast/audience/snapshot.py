@@ -103,9 +103,7 @@ def _verify(folder: Path, facts: FileFacts) -> None:
         if size != facts.bytes:
             raise SnapshotError(f"{path} has {size:,} bytes; {facts.bytes:,} were sealed", remedy=_REMEDY)
         if file_sha256(path).sha256 != facts.sha256:
-            raise SnapshotError(
-                f"{path} does not match its digest: its bytes changed after sealing", remedy=_REMEDY
-            )
+            raise SnapshotError(f"{path} does not match its digest: its bytes changed after sealing", remedy=_REMEDY)
     except FileNotFoundError:
         raise SnapshotError(f"{path} is missing", remedy=_REMEDY) from None
     except OSError as error:

@@ -9,7 +9,15 @@ import typer
 
 from flashcast.cli.common import JsonOption, failures
 from flashcast.cli.launch import (
-    ProfileOption, SeedOption, StateOption, _say, arm_with_bar, exit_code, seal_with_bar, send_and_report, show,
+    ProfileOption,
+    SeedOption,
+    StateOption,
+    _say,
+    arm_with_bar,
+    exit_code,
+    seal_with_bar,
+    send_and_report,
+    show,
 )  # fmt: skip
 from flashcast.cli.progress import progress_bar
 

@@ -11,8 +11,18 @@ import typer
 from flashcast.cli.common import JsonOption, err, failures, interactive, print_json
 from flashcast.cli.progress import progress_bar
 from flashcast.cli.seal import (
-    DropTooLargeOption, FormatOption, HoldoutOption, LimitOption, MapOption, OnePerUserOption, PreferOption, SqlOption,
-    SuppressOption, TableOption, WhereOption, pairs,
+    DropTooLargeOption,
+    FormatOption,
+    HoldoutOption,
+    LimitOption,
+    MapOption,
+    OnePerUserOption,
+    PreferOption,
+    SqlOption,
+    SuppressOption,
+    TableOption,
+    WhereOption,
+    pairs,
 )  # fmt: skip
 from flashcast.errors import ExitCode, InputError
 

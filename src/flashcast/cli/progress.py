@@ -42,7 +42,9 @@ class _Rows(MofNCompleteColumn):
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None] | None]:
+def progress_bar(
+    label: str, *, patience_s: float = _PATIENCE_S
+) -> Iterator[Callable[[int, int | None], None] | None]:
     """Gives a callback to report rows done and the total (or None). None, if standard error is no terminal.
 
     The bar appears once the work has taken a second, and goes when the work is done.
@@ -59,7 +61,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None] | Non
     def report(done: int, total: int | None) -> None:
         nonlocal shown
         bar.update(task, completed=done, total=total)
-        if not shown and time.monotonic() - began >= _PATIENCE_S:
+        if not shown and time.monotonic() - began >= patience_s:
             shown = True
             bar.start()
 

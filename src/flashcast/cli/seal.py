@@ -48,12 +48,8 @@ MapOption = Annotated[
 SuppressOption = Annotated[
     str | None, typer.Option("--suppress", help="A file with a column of user ids or tokens to leave out.")
 ]
-HoldoutOption = Annotated[
-    float, typer.Option("--holdout", help="Share of the users to set aside, such as 0.05.")
-]
-OnePerUserOption = Annotated[
-    bool, typer.Option("--one-per-user", help="One device for each user id: the first.")
-]
+HoldoutOption = Annotated[float, typer.Option("--holdout", help="Share of the users to set aside, such as 0.05.")]
+OnePerUserOption = Annotated[bool, typer.Option("--one-per-user", help="One device for each user id: the first.")]
 PreferOption = Annotated[
     str | None,
     typer.Option("--prefer", metavar="COLUMN", help="With --one-per-user: the device where this is greatest."),

@@ -31,7 +31,7 @@ from flashcast.deliver.link import Link, Reopening
 from flashcast.deliver.pacing import Pacer
 from flashcast.deliver.retry import decide
 from flashcast.errors import EnvironmentFault, FlashcastError, ProtocolError
-from flashcast.report.latency import BUCKETS, bucket_of
+from flashcast.latency import BUCKETS, bucket_of
 from flashcast.limits import (
     FRAME_BYTES_MAX,
     HANDSHAKE_DEADLINE_S,
@@ -429,7 +429,13 @@ class Lane:
             heapq.heappush(self._retries, (due_ns, row))
             return
         answered = reason in _ANSWERED
-        self._settle(job, row, decision.outcome, reason, min((now_ns - job.origin_ns) // 1_000_000, 0xFFFFFFFE) if answered else None)
+        self._settle(
+            job,
+            row,
+            decision.outcome,
+            reason,
+            min((now_ns - job.origin_ns) // 1_000_000, 0xFFFFFFFE) if answered else None,
+        )
         if decision.outcome is Outcome.REJECTED:
             self._rejected += 1
         elif decision.outcome is Outcome.FAILED:
@@ -500,9 +506,9 @@ class Lane:
     def _finish_if_done(self, now_ns: int) -> None:
         job = self._job
         assert job is not None
-        if self._drain_until_ns is None:
-            if self._retries or self._again or self._rows(job) is not None:
-                return
+        left = bool(self._retries or self._again)
+        if self._drain_until_ns is None and (left or self._rows(job) is not None):
+            return
         if any(link.connection.in_flight for link in self._links):
             if self._drain_until_ns is None or now_ns < self._drain_until_ns:
                 return

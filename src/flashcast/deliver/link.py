@@ -42,9 +42,7 @@ class Link:
         if self.channel.stage is not Stage.OPEN and self.channel.advance():
             self.channel.send(self.connection.opening())
 
-    def read(
-        self, buffer: NDArray[np.uint8], view: memoryview, now: Callable[[], int], origin_ns: int
-    ) -> bool:
+    def read(self, buffer: NDArray[np.uint8], view: memoryview, now: Callable[[], int], origin_ns: int) -> bool:
         """Reads what has come through the lane's scratch ``buffer``. Returns whether anything had.
 
         Raises ConnectionError when the peer is gone, ProtocolError when it broke the protocol.

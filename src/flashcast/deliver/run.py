@@ -23,9 +23,9 @@ from flashcast.deliver.job import Job, RowArrays, Terms
 from flashcast.deliver.journal import Journal
 from flashcast.deliver.lane import LaneStatistics
 from flashcast.errors import FlashcastError
+from flashcast.latency import BUCKETS
 from flashcast.model import Provider
 from flashcast.outcomes import Outcome, Reason
-from flashcast.report.latency import BUCKETS
 from flashcast.wire.template import columns_of
 
 _KEEP_FRESH_S = 1.0

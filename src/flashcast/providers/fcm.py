@@ -41,7 +41,13 @@ class ServiceAccount:
     """Fetches OAuth tokens and renews them five minutes before they end."""
 
     def __init__(
-        self, file: Path, clock: Clock, *, project_id: str | None = None, ca_file: Path | None = None, proxy: str | None = None
+        self,
+        file: Path,
+        clock: Clock,
+        *,
+        project_id: str | None = None,
+        ca_file: Path | None = None,
+        proxy: str | None = None,
     ) -> None:
         """Reads the file; the first token is fetched by `keep_fresh`. Raises CredentialError, ConfigError."""
         info = _load(file)
@@ -141,7 +147,9 @@ def _load(file: Path) -> dict[str, str]:
         raise CredentialError(f"fcm.service_account_file: cannot read {file}: {error.strerror}") from None
     except ValueError:
         raise CredentialError(f"fcm.service_account_file: {file} is not JSON") from None
-    missing = [key for key in ("client_email", "private_key", "token_uri") if not isinstance(info, dict) or key not in info]
+    missing = [
+        key for key in ("client_email", "private_key", "token_uri") if not isinstance(info, dict) or key not in info
+    ]
     if missing:
         raise CredentialError(
             f"fcm.service_account_file: {file} lacks {', '.join(missing)}",

@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flashcast import latency
 from flashcast.model import Provider
 from flashcast.outcomes import Outcome
-from flashcast.report import latency
 from flashcast.report.ledger import NO_REPLY, Rows, SnapshotView
 
 BINS_MAX: Final = 200

@@ -15,7 +15,7 @@ from flashcast.outcomes import Outcome, Reason
 from flashcast.report import svg
 from flashcast.report.charts import Charts
 from flashcast.report.meanings import MEANINGS, OUTCOME_MEANINGS, advice
-from flashcast.report.text import ACCEPTANCE
+from flashcast.report.text import ACCEPTANCE, share
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -83,7 +83,7 @@ def _tiles(document: Mapping[str, Any]) -> str:
     accepted, devices = document["outcomes"]["accepted"], document["devices"]
     latency = document["reply_latency_ms"]
     tiles = [
-        ("accepted", f"{accepted:,}", "", f"{_share(accepted, devices)} of {devices:,}"),
+        ("accepted", f"{accepted:,}", "", f"{escape(share(accepted, devices)) or 'none'} of {devices:,}"),
         ("GO to last reply", _number(document["go_to_last_reply_s"], ",.2f"), "s", _first_request(document)),
         ("accepted per second", _number(document["accepted_per_s"], ",.0f"), "", "over the whole launch"),
         (
@@ -118,7 +118,7 @@ def _outcomes(document: Mapping[str, Any]) -> str:
     for name, count in document["outcomes"].items():
         numbers = (
             f"{count:,}",
-            _share(count, devices),
+            escape(share(count, devices)),
             *(f"{p['outcomes'][name]:,}" for p in providers.values()),
         )
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
@@ -163,7 +163,7 @@ def _reasons(document: Mapping[str, Any]) -> str:
         rows.append(
             f'<tr><th scope="row">{escape(name)}</th><td class="soft">{escape(MEANINGS[reason])}</td>'
             f'<td class="soft">{escape(advice(reason))}</td><td class="number">{count:,}</td>'
-            f'<td class="number">{_share(count, document["devices"])}</td></tr>'
+            f'<td class="number">{escape(share(count, document["devices"]))}</td></tr>'
         )
     prune = f"<small>{document['prune']:,} devices are gone: prune.csv</small>" if document["prune"] else ""
     head = _row("th", "reason", "what it means", "what to do", "#devices", "#share")
@@ -226,10 +226,6 @@ def _row(tag: str, *cells: str) -> str:
 def _note(kind: str, title: str, lines: Iterable[str]) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<div class="note {kind}" role="note"><strong>{title}</strong><ul>{items}</ul></div>'
-
-
-def _share(rows: int, devices: int) -> str:
-    return f"{100 * rows / devices:.2f} %" if devices and rows else "—"
 
 
 def _number(value: float | None, spec: str, unit: str = "") -> str:

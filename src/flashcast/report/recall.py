@@ -15,17 +15,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from flashcast import latency
 from flashcast.audience.snapshot import Snapshot, open_snapshot
 from flashcast.deliver.journal import Journal
 from flashcast.errors import InputError, SnapshotError
-from flashcast.report import latency
 from flashcast.report.charts import charts
 from flashcast.report.facts import LaunchFacts
 from flashcast.report.files import replacing, write_text
 from flashcast.report.ledger import Rows
 from flashcast.report.page import render_page
 from flashcast.report.summary import report_document
-from flashcast.report.table import write_outcomes, write_prune
+from flashcast.report.table import convert_prune, write_outcomes, write_prune
 from flashcast.report.write import OUTCOMES, PAGE, PRUNE, read_page, read_report
 
 LAUNCH: Final = "launch.json"
@@ -69,17 +69,27 @@ def export_outcomes(folder: Path, document: dict[str, Any], path: Path) -> None:
         write_outcomes(path, snapshot, rows, started_at)
 
 
-def export_prune(folder: Path, path: Path) -> int:
-    """Writes the devices that are gone, with their tokens, to ``path``; returns their number."""
+def export_prune(folder: Path, path: Path) -> None:
+    """Writes the devices that are gone, with their tokens, to ``path``: Parquet where it ends so, else CSV."""
+    finished = read_report(folder) is not None
+    if path.suffix != ".parquet" and _copied(folder / PRUNE, path, finished=finished):
+        return
+    if finished and (folder / PRUNE).exists() and not (folder / JOURNAL).exists():
+        convert_prune(folder / PRUNE, path)
+        return
     with _opened(folder) as (snapshot, rows):
-        return write_prune(path, snapshot, rows)
+        write_prune(path, snapshot, rows)
 
 
 def rewrite(folder: Path, document: dict[str, Any]) -> list[str]:
-    """Writes the files of a finished launch that are missing from its folder; returns their names."""
+    """Writes the files of a finished launch that are missing from its folder; returns their names.
+
+    Without the journal, which a demo does not keep, only the page can be made again.
+    """
     if read_report(folder) is None:
         return []
-    missing = [name for name in (OUTCOMES, PRUNE, PAGE) if not (folder / name).exists()]
+    possible = (OUTCOMES, PRUNE, PAGE) if (folder / JOURNAL).exists() else (PAGE,)
+    missing = [name for name in possible if not (folder / name).exists()]
     for name in missing:
         if name == OUTCOMES:
             export_outcomes(folder, document, folder / name)
@@ -103,6 +113,11 @@ def _copied(source: Path, path: Path, *, finished: bool) -> bool:
 def _opened(folder: Path) -> Iterator[tuple[Snapshot, Journal]]:
     journal_path = folder / JOURNAL
     if not journal_path.exists():
+        if read_report(folder) is not None:
+            raise InputError(
+                f"the journal of launch {folder.name} was not kept, so its rows cannot be written again",
+                remedy="`flashcast demo --keep` keeps the snapshot and the journal.",
+            )
         raise InputError(
             f"launch {folder.name} never went live: it has no journal",
             remedy="`flashcast report --list` shows the launches; a new one needs `flashcast launch`.",

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashcast.errors import ExitCode
+from flashcast.latency import percentile
 from flashcast.model import Provider
 from flashcast.outcomes import Outcome, Reason
 from flashcast.report.facts import LaunchFacts as LaunchFacts
-from flashcast.report.latency import percentile
 from flashcast.report.ledger import (
     Comparison,
     ProviderLedger,

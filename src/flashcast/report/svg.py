@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flashcast.report import latency
+from flashcast import latency
 from flashcast.report.charts import Charts
 
 Scale = Callable[[float], float]
@@ -27,10 +27,11 @@ _TOP: Final = 26
 _BOTTOM: Final = 34
 _PLOT: Final = WIDTH - _LEFT - _RIGHT
 _TICKS: Final = 5
-_LABEL: Final = 104
-"""Room a percentile's label takes."""
-_MERGED: Final = 4
-"""Buckets drawn as one column: eight columns per doubling of the time are a calm outline."""
+_CHARACTER: Final = 8.6
+"""Width of a character of a percentile's label, generously."""
+_GAP: Final = 6
+_COLUMNS_MAX: Final = 60
+"""Columns of a distribution: buckets are merged until so many are left, for a calm outline."""
 
 
 def throughput(charts: Charts, height: int = 280) -> str:
@@ -120,33 +121,48 @@ def share_bar(counts: Mapping[str, int], height: int = 34) -> str:
 
 
 def _columns(histogram: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """(first us, first us of the next, count) of merged buckets, from the first in use to the last."""
-    merged = histogram.reshape(-1, _MERGED).sum(axis=1)
-    used = np.flatnonzero(merged)
+    """(first us, first us of the next, count) of columns, from the first in use to the last."""
+    used = np.flatnonzero(histogram)
     if not used.size:
         return []
+    span = int(used[-1] - used[0]) + 1
+    width = next((w for w in (1, 2, 4, 8, 16) if span <= w * _COLUMNS_MAX), latency.SUB_BUCKETS)
     columns = []
-    for i in range(int(used[0]), int(used[-1]) + 1):
-        first, _ = latency.bounds(i * _MERGED)
-        _, last = latency.bounds(i * _MERGED + _MERGED - 1)
-        columns.append((max(first, 1), last + 1, int(merged[i])))
+    for start in range(int(used[0]) // width * width, int(used[-1]) + 1, width):
+        first, _ = latency.bounds(start)
+        _, last = latency.bounds(start + width - 1)
+        # A logarithmic axis has no zero: what took less than a microsecond is drawn as if it took one.
+        columns.append((max(first, 1), max(last + 1, 2), int(histogram[start : start + width].sum())))
     return columns
 
 
 def _marks(marks: Mapping[str, float | None], x: Scale, us_max: float, height: int) -> Iterable[str]:
-    """A line and a label per percentile. A label stands right of its line, or left where the next is near."""
-    places = [(name, ms, x(min(max(ms * 1_000, 1), us_max))) for name, ms in marks.items() if ms is not None]
-    following = [at for _, _, at in places[1:]] + [float(WIDTH)]
-    free = -math.inf
-    level = 0
-    for (name, ms, at), after in zip(places, following, strict=True):
-        left = after - at < _LABEL and at - free > _LABEL
-        # Both sides taken: the label goes a line down.
-        level = level + 1 if not left and at < free else 0
-        free = at if left else at + _LABEL
-        side = f'x="{at - 6:.1f}" text-anchor="end"' if left or at > WIDTH - _LABEL else f'x="{at + 6:.1f}"'
+    """A line and a label per percentile, each label where it hides no other and no other's line."""
+    known = {
+        f"{name} {_ms(ms * 1_000)}": x(min(max(ms * 1_000, 1), us_max)) for name, ms in marks.items() if ms is not None
+    }
+    taken: list[tuple[float, float, int]] = []
+    for text, at in known.items():
+        others = [line for line in known.values() if line != at]
+        left, right, level = _label_place(at, len(text) * _CHARACTER + _GAP, others, taken)
+        taken.append((left, right, level))
+        side = f'x="{at - _GAP:.1f}" text-anchor="end"' if left < at else f'x="{at + _GAP:.1f}"'
         yield f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 18}" y2="{height - _BOTTOM}"/>'
-        yield (f'<text class="mark-name" {side} y="{_TOP - 8 + 16 * level}">{escape(name)} {_ms(ms * 1_000)}</text>')
+        yield f'<text class="mark-name" {side} y="{_TOP - 8 + 16 * level}">{escape(text)}</text>'
+
+
+def _label_place(
+    at: float, width: float, lines: Sequence[float], taken: Sequence[tuple[float, float, int]]
+) -> tuple[float, float, int]:
+    """Left edge, right edge and level of a label beside ``at``: the first free place, on the right if it can be.
+
+    Where every place is crossed by a line, one that only hides no label will do.
+    """
+    places = [(edge, edge + width, level) for level in range(len(taken) + 1) for edge in (at, at - width)]
+    inside = [place for place in places if place[1] <= WIDTH and place[0] >= 0] or places
+    free = [p for p in inside if not any(p[2] == t[2] and p[0] < t[1] and t[0] < p[1] for t in taken)] or inside
+    clear = [p for p in free if not any(p[0] < line < p[1] for line in lines)]
+    return (clear or free)[0]
 
 
 def _steps(low: NDArray[np.float64], high: NDArray[np.float64], y: Scale) -> str:

@@ -134,6 +134,15 @@ def write_prune(path: Path, snapshot: SnapshotView, rows: Rows) -> int:
             return _write_prune(snapshot, rows, csv.write_batch)
 
 
+def convert_prune(source: Path, path: Path) -> None:
+    """Writes a prune list that is CSV as Parquet. Raises EnvironmentFault where it cannot be written."""
+    options = pa_csv.ConvertOptions(
+        column_types=PRUNE_SCHEMA, strings_can_be_null=True, quoted_strings_can_be_null=False
+    )
+    with replacing(path) as temporary:
+        pq.write_table(pa_csv.read_csv(source, convert_options=options), temporary, compression="zstd")
+
+
 def _write_prune(snapshot: SnapshotView, rows: Rows, write: Callable[[pa.RecordBatch], None]) -> int:
     written = 0
     for batch in prune_batches(snapshot, rows):

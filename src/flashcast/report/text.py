@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from rich.console import Console
@@ -27,7 +28,7 @@ def render_text(document: Mapping[str, Any], console: Console) -> None:
     """Prints the report on ``console``. What came from outside is shown as it is, never as markup."""
     launch, name = escape(document["launch"]), escape(document["name"])
     destination = escape(document["destination"])
-    console.print(f"\n[bold]{name}[/]  {launch}  to {destination}, GO at {document['started_at']}")
+    console.print(f"\n[bold]{name}[/]  {launch}  to {destination}, GO at {document['started_at']}", soft_wrap=True)
     console.print(Padding(_outcomes(document), (1, 0, 0, 0)))
     if document["reasons"]:
         console.print(Padding(_reasons(document), (1, 0, 0, 0)))
@@ -43,7 +44,7 @@ def _outcomes(document: Mapping[str, Any]) -> Table:
     for outcome, rows in document["outcomes"].items():
         per_provider = [f"{p['outcomes'][outcome]:,}" for p in providers.values()]
         style = _STYLES[outcome] if rows else "dim"
-        table.add_row(outcome, f"{rows:,}", _share(rows, document["devices"]), *per_provider, style=style)
+        table.add_row(outcome, f"{rows:,}", share(rows, document["devices"]), *per_provider, style=style)
     per_provider = [f"{p['devices']:,}" for p in providers.values()]
     table.add_section()
     table.add_row("devices", f"{document['devices']:,}", "", *per_provider, style="bold")
@@ -54,7 +55,7 @@ def _reasons(document: Mapping[str, Any]) -> Table:
     table = _table("reason", "devices", "share")
     reasons = list(document["reasons"].items())
     for reason, rows in reasons[:_REASONS_SHOWN_MAX]:
-        table.add_row(Text(reason), f"{rows:,}", _share(rows, document["devices"]))
+        table.add_row(Text(reason), f"{rows:,}", share(rows, document["devices"]))
     rest = reasons[_REASONS_SHOWN_MAX:]
     if rest:
         table.add_row(f"{len(rest)} more", f"{sum(rows for _, rows in rest):,}", "", style="dim")
@@ -88,9 +89,11 @@ def _measures(document: Mapping[str, Any]) -> Table:
 
 
 def _verdict(document: Mapping[str, Any], console: Console) -> None:
+    # A sentence is one line, however narrow the terminal: it can be searched for.
+    say = partial(console.print, soft_wrap=True)
     simulator = document["simulator"]
     if simulator is not None:
-        console.print(
+        say(
             f"The simulator received {simulator['received']:,} requests "
             f"for {simulator['distinct']:,} devices: "
             f"{simulator['duplicates']:,} duplicates, {simulator['malformed']:,} malformed."
@@ -98,19 +101,19 @@ def _verdict(document: Mapping[str, Any], console: Console) -> None:
     if document["balanced"]:
         agree = ", and the simulator's ledger agrees" if simulator is not None else ""
         devices = f"{document['devices']:,} devices"
-        console.print(f"[green]The books balance[/]: {devices}, each in one outcome{agree}.")
+        say(f"[green]The books balance[/]: {devices}, each in one outcome{agree}.")
     else:
-        console.print("[bold red]The books do not balance:[/]")
+        say("[bold red]The books do not balance:[/]")
         for fault in document["imbalances"]:
-            console.print(f"  {escape(fault)}")
+            say(f"  {escape(fault)}")
     if document["aborted"]:
         overshoot = f"{document['overshoot']:,} requests"
-        console.print(f"[yellow]Aborted.[/] {overshoot} were on the wire when the abort took effect.")
+        say(f"[yellow]Aborted.[/] {overshoot} were on the wire when the abort took effect.")
     for warning in document["warnings"]:
-        console.print(f"[yellow]Warning:[/] {escape(warning)}")
+        say(f"[yellow]Warning:[/] {escape(warning)}")
     if document["prune"]:
-        console.print(f"{document['prune']:,} devices are gone; prune.csv lists them.")
-    console.print(ACCEPTANCE, style="dim")
+        say(f"{document['prune']:,} devices are gone; prune.csv lists them.")
+    say(ACCEPTANCE, style="dim")
 
 
 def _table(first: str, *numbers: str) -> Table:
@@ -121,8 +124,12 @@ def _table(first: str, *numbers: str) -> Table:
     return table
 
 
-def _share(rows: int, devices: int) -> str:
-    return f"{100 * rows / devices:.2f} %" if devices and rows else ""
+def share(rows: int, devices: int) -> str:
+    """``rows`` as a percentage of ``devices``; nothing for none, and never 0.00 % for some."""
+    if not rows or not devices:
+        return ""
+    percent = 100 * rows / devices
+    return f"{percent:.2f} %" if percent >= 0.01 else "< 0.01 %"
 
 
 def render_list(launches: Sequence[tuple[str, Mapping[str, Any] | None]], console: Console) -> None:

@@ -154,7 +154,7 @@ def _signed(folder: Path, stem: str, name: str, hosts: tuple[str, ...], usage: x
 
 def _service_account(path: Path) -> None:
     private = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
-    digest = hashes.Hash(hashes.SHA1())  # noqa: S303 - a name for the key, as Google gives it, no protection
+    digest = hashes.Hash(hashes.SHA1())
     digest.update(_private_pem(private))
     document = {
         "type": "service_account",

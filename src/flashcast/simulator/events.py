@@ -35,7 +35,7 @@ class Schedule:
         self._random = random.Random(seed * 1_000_003 + number)
         self.slow_reader = self._random.random() < profile.slow_read_share
         self._turn = {Event.STREAMS: 0, Event.TABLE: 0}
-        self._next = {event: NEVER for event in Event}
+        self._next = dict.fromkeys(Event, NEVER)
         for event in Event:
             self._plan(event, 0)
 

@@ -134,7 +134,7 @@ def _word_end(data: NDArray[np.uint8], i: int, stop: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def skeleton(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:  # noqa: C901
+def skeleton(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:
     """The skeleton hash of the JSON object ``data[start:stop]``; 0 where it is not one JSON object in UTF-8.
 
     ``data`` uint8[bytes]. The hash takes keys, punctuation, numbers and words, not the contents of string

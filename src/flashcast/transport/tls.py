@@ -120,7 +120,9 @@ class Channel:
         try:
             family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         except socket.gaierror as error:
-            raise EnvironmentFault(f"cannot resolve {host}: {error.strerror}", remedy=_REMEDY, retryable=True) from error
+            raise EnvironmentFault(
+                f"cannot resolve {host}: {error.strerror}", remedy=_REMEDY, retryable=True
+            ) from error
         self.socket = socket.socket(family, kind, protocol)
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -546,13 +546,15 @@ class Connection:
         size = max(_SLOTS_MIN, 1 << (8 * self.streams_allowed - 1).bit_length()) if self.streams_allowed else _SLOTS_MIN
         if size <= self._slot_stream.size:
             return
-        old = self._slot_stream, self._slot_row, self._slot_sent, self._slot_state
+        stream, row = self._slot_stream, self._slot_row
+        sent, state = self._slot_sent, self._slot_state
         self._slots(size)
-        held = np.flatnonzero(old[0])
-        new = (old[0][held] >> 1) & (size - 1)
-        for mine, theirs in zip((self._slot_stream, self._slot_row, self._slot_sent, self._slot_state), old, strict=True):
-            mine[new] = theirs[held]
+        held = np.flatnonzero(stream)
+        new = (stream[held] >> 1) & (size - 1)
+        self._slot_stream[new], self._slot_row[new] = stream[held], row[held]
+        self._slot_sent[new], self._slot_state[new] = sent[held], state[held]
 
     def rows_in_flight(self) -> NDArray[np.int32]:
         """The journal rows sent and not answered, int32[in_flight]."""
-        return self._slot_row[self._slot_stream != 0]
+        rows: NDArray[np.int32] = self._slot_row[self._slot_stream != 0]
+        return rows

@@ -25,7 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from flashcast.report.latency import bucket_index
+from flashcast.latency import bucket_index
 from flashcast.outcomes import Outcome
 from flashcast.wire import frames as h2
 

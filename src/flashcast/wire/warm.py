@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from flashcast.latency import BUCKETS
 from flashcast.model import Hole, Provider, RequestTemplate
-from flashcast.report.latency import BUCKETS
 from flashcast.wire import frames as h2
 from flashcast.wire.connection import Book, Connection, Requests
 from flashcast.wire.template import columns_of, shape_of

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from flashcast.report import latency
+from flashcast import latency
 
 MICROSECONDS = st.integers(0, latency.US_MAX)
 
