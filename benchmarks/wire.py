@@ -18,6 +18,7 @@ import os
 import platform
 import resource
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flashcast.simulator.credentials import KEY_ID, TEAM_ID, prepare_credentials
 from flashcast.simulator.process import SimulatorProcess
 
 HERE = Path(__file__).parent
@@ -64,8 +66,8 @@ def tls(like: dict[str, Any]) -> dict[str, Any]:
     requests = like["requests"]
     chunk = like["bytes_sent"] * 512 // requests
     with tempfile.TemporaryDirectory() as folder:
-        certificate, key = make_certificate(Path(folder))
-        command = [sys.executable, str(HERE / "tls_sink.py"), str(certificate), str(key)]
+        made = prepare_credentials(Path(folder))
+        command = [sys.executable, str(HERE / "tls_sink.py"), str(made.server_certificate), str(made.server_key)]
         command += [str(like["bytes_sent"] // requests), str(like["bytes_received"] // requests)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sink:
             assert sink.stdin is not None
@@ -73,7 +75,7 @@ def tls(like: dict[str, Any]) -> dict[str, Any]:
             port = int(sink.stdout.readline())
             each_in = like["bytes_received"] // requests
             options = {
-                "endpoint": f"https://127.0.0.1:{port}", "ca_file": str(certificate), "requests": requests,
+                "endpoint": f"https://127.0.0.1:{port}", "ca_file": str(made.ca_file), "requests": requests,
                 "connections": CONNECTIONS, "chunk_bytes": chunk, "bytes_sent": like["bytes_sent"],
                 # The sink answers whole groups only; the last ones of each connection may stay unanswered.
                 "bytes_received": each_in * (requests - 2 * CONNECTIONS),
@@ -83,24 +85,12 @@ def tls(like: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1 and its key."""
-    from flashcast.simulator.credentials import prepare_credentials
-
-    made = prepare_credentials(folder)
-    chain = folder / "chain.pem"
-    chain.write_bytes(made.server_certificate.read_bytes())
-    shutil.copy(made.ca_file, folder / "trust.pem")
-    return chain, made.server_key
-
-
 class Nghttpd:
     """nghttpd with one thread, on a port that was free a moment ago."""
 
     def __init__(self, folder: Path) -> None:
-        import socket
-
-        certificate, key = make_certificate(folder)
+        made = prepare_credentials(folder)
+        certificate, key = made.server_certificate, made.server_key
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         (folder / "3").mkdir()
@@ -157,8 +147,6 @@ def h2load(requests: int) -> dict[str, Any]:
 
 def flashcast_to_nghttpd(requests: int) -> dict[str, Any]:
     """Flashcast against nghttpd, which answers every POST; what it answers does not matter here."""
-    from flashcast.simulator.credentials import KEY_ID, TEAM_ID, prepare_credentials
-
     with tempfile.TemporaryDirectory() as name, Nghttpd(Path(name)) as server:
         made = prepare_credentials(Path(name))
         config = Path(name) / "flashcast.toml"

@@ -50,6 +50,12 @@ STREAM_ID_LAST: Final = 2**31 - 1 - 2 * 65_536
 """A connection is replaced before its stream ids run out (RFC 9113 section 5.1.1)."""
 STALLED_STREAMS_MAX: Final = 64
 """Requests whose body waits for the peer's window, per connection: the rest stay unsent instead."""
+LAYOUTS_MAX: Final = 64
+"""Layouts one launch keeps for a provider: one for each size of header table met, and one while teaching."""
+CONTROL_BYTES_MAX: Final = 1 << 20
+"""Answers owed to a peer at one time: 60,000 PINGs. A peer that asks for more is flooding us."""
+UNWRITTEN_BYTES_MAX: Final = 4 << 20
+"""Bytes a socket has not taken yet: a volley, the stalled bodies, and what was owed before a peer stopped reading."""
 RECEIVE_WINDOW_BYTES: Final = 1 << 30
 """Our connection window: replies never wait for us."""
 VOLLEY_BYTES_MAX: Final = 262_144

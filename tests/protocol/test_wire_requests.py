@@ -126,13 +126,13 @@ def cases(draw: st.DrawFn) -> Case:
     rows = draw(st.integers(1, 30))
     columns_used = draw(st.integers(0, 5))
     shared = draw(st.lists(HEADER, max_size=3, unique=True))
-    piece = st.one_of(st.binary(max_size=50), st.integers(-1, columns_used - 1).map(Hole))
+    piece = st.one_of(st.binary(max_size=80), st.integers(-1, columns_used - 1).map(Hole))
     templates = [
         RequestTemplate(
             Provider.APNS,
             str(i),
             (*shared, *draw(st.lists(HEADER, max_size=3, unique=True).map(lambda hs: [h for h in hs if h not in shared]))),
-            tuple(draw(st.lists(piece, max_size=6))),
+            tuple(draw(st.lists(piece, max_size=8))),
         )
         for i in range(draw(st.integers(1, 4)))
     ]
@@ -154,10 +154,19 @@ SETTINGS = st.one_of(
     st.tuples(st.just(S.HEADER_TABLE_SIZE), st.sampled_from(TABLES)),
     st.tuples(st.just(S.MAX_FRAME_SIZE), st.sampled_from(FRAMES)),
 )
+INITIAL = st.fixed_dictionaries(
+    {S.INITIAL_WINDOW_SIZE: st.sampled_from(WINDOWS)},
+    optional={
+        S.MAX_CONCURRENT_STREAMS: st.sampled_from(STREAMS),
+        S.HEADER_TABLE_SIZE: st.sampled_from(TABLES),
+        S.MAX_FRAME_SIZE: st.sampled_from(FRAMES),
+    },
+)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("settings"), st.lists(SETTINGS, min_size=1, max_size=3)),
-        st.tuples(st.just("deliver"), st.none()),
+        st.just(("deliver", None)),
+        st.just(("deliver", None)),
         st.tuples(st.just("answer"), st.integers(1, 20)),
         st.tuples(st.just("answer early"), st.integers(1, 3)),
         st.tuples(st.just("widen"), st.integers(1, 5_000)),
@@ -244,7 +253,7 @@ class Wire:
 @hypothesis_settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     case=cases(),
-    initial=st.lists(SETTINGS, max_size=4).map(dict),
+    initial=INITIAL,
     authorization=AUTHORIZATION,
     steps=STEPS,
 )
@@ -252,6 +261,8 @@ def test_a_server_reads_exactly_the_requests_that_were_meant(
     case: Case, initial: dict[S, int], authorization: str | None, steps: list[tuple[str, object]]
 ) -> None:
     wire = Wire(case, initial, authorization)
+    wire.deliver()
+    wire.volley(3)
     for what, how in steps:
         wire.do(what, how)
     wire.finish()

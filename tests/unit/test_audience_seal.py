@@ -92,6 +92,7 @@ def test_apns_tokens_are_sealed_in_lower_case(tmp_path: Path) -> None:
         (0, ""),
         (0, None),
         (0, fcm_token(1)),
+        (0, "AB" * 31 + "Xy"),
         (1, fcm_token(1) + "+"),
         (1, fcm_token(1)[:31]),
         (1, "a" * 4_097),

@@ -30,8 +30,8 @@ def write_csv(path: Path, rows: Rows, delimiter: str = ",") -> None:
         writer.writerows(rows)
 
 
-def write_gzip(path: Path, rows: Rows) -> None:
-    write_csv(path.with_suffix(""), rows)
+def write_gzip(path: Path, rows: Rows, write_plain: Callable[[Path, Rows], object] = write_csv) -> None:
+    write_plain(path.with_suffix(""), rows)
     path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
     path.with_suffix("").unlink()
 
@@ -60,6 +60,7 @@ WRITERS: dict[str, Callable[[Path, Rows], object]] = {
     "semicolons.csv": lambda path, rows: write_csv(path, rows, ";"),
     "a.csv.gz": write_gzip,
     "a.jsonl": write_json,
+    "a.jsonl.gz": lambda path, rows: write_gzip(path, rows, write_json),
     "a.ndjson": write_json,
     "a.arrow": write_arrow_file,
     "a.feather": write_arrow_file,

@@ -29,7 +29,7 @@ EXTENSIONS: Final[dict[str, Format]] = {
 }
 MAGIC: Final = re.compile(r"[*?\[]")
 """What makes a path a pattern."""
-COMPRESSIONS: Final = (".gz", ".zst")
+COMPRESSIONS: Final = (".gz",)
 """May follow the extension of CSV and JSON lines."""
 
 

@@ -104,11 +104,12 @@ def screen_tokens(
             good = bool(APNS_TOKEN_HEX_MIN <= length <= APNS_TOKEN_HEX_MAX and length % 2 == 0)
             if good:
                 for i in range(start, stop):
-                    low = _HEX[data[i]]
-                    if low == 0:
+                    if _HEX[data[i]] == 0:
                         good = False
                         break
-                    data[i] = low
+            if good:
+                for i in range(start, stop):
+                    data[i] = _HEX[data[i]]
         else:
             good = bool(FCM_TOKEN_CHARS_MIN <= length <= FCM_TOKEN_CHARS_MAX)
             if good:

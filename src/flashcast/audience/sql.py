@@ -225,10 +225,6 @@ def _all_batches(paths: Sequence[Path], columns: Sequence[str], faults: list[Fla
 
 def _header(path: Path) -> tuple[str, tuple[str, ...]]:
     """A CSV file's delimiter and column names."""
-    if path.suffix.lower() == ".zst":
-        raise AudienceError(
-            f"{path}: compressed CSV is read with gzip only", remedy="Compress it with gzip, or decompress it."
-        )
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             line = file.readline(_HEADER_BYTES_MAX).decode("utf-8-sig")

@@ -59,6 +59,8 @@ class Job:
     go_ns: int = 0
     origin_ns: int = 0
     """The first GO, from which reply times count; earlier than ``go_ns`` in a launch that was resumed."""
+    renewed_ns: int = -1
+    """Requests written before this carry an earlier credential than the one in force."""
     stopped: Reason | None = None
     aborted: threading.Event = field(default_factory=threading.Event)
 
@@ -101,7 +103,13 @@ class Job:
                 return False
             self._authorization = fresh
             self.requests = self._shape()
+            # After the change: a volley that began before it may have taken either.
+            self.renewed_ns = self.clock.monotonic_ns()
             return True
+
+    def refused(self, sent_ns: int) -> bool:
+        """The provider called the credential of a request written at ``sent_ns`` expired. Is there a newer one?"""
+        return sent_ns <= self.renewed_ns or self.credential.refused(self._authorization)
 
     def shard_of(self, row: int) -> ShardRows:
         """The shard a journal row belongs to."""

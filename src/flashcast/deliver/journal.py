@@ -89,8 +89,11 @@ class Journal:
             raise SnapshotError(f"no journal at {path}", remedy="This launch never went live.") from None
         if memory is None or not head.startswith(MAGIC):
             raise SnapshotError(f"{path} is not a journal")
-        header = json.loads(head[len(MAGIC) :])
-        rows = int(header["rows"])
+        try:
+            header = json.loads(head[len(MAGIC) :])
+            rows = int(header["rows"])
+        except (ValueError, KeyError, TypeError):
+            raise SnapshotError(f"{path} has a damaged header") from None
         if len(memory) != _PAGE + 3 * _pages(rows) + _pages(4 * rows):
             raise SnapshotError(f"{path} has {len(memory)} bytes, not those of {rows} rows: it was cut short")
         return cls(path, header, memory)

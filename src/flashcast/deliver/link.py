@@ -24,6 +24,8 @@ class Link:
         self.connection = Connection(book)
         self.opened_ns = now_ns
         self.active_ns = now_ns
+        self.read_ns = now_ns
+        """When bytes last came."""
         self.watched_events = 0
         self.accepted_noted = 0
         """How many of the connection's accepted replies the lane has taken note of."""
@@ -53,7 +55,7 @@ class Link:
         if not got:
             return False
         now_ns = now()
-        self.active_ns = now_ns
+        self.active_ns = self.read_ns = now_ns
         length = kept + got
         now_ms = min(max(0, (now_ns - origin_ns) // 1_000_000), 0xFFFFFFFE)
         consumed = self.connection.receive(buffer, length, now_ns // 1_000, now_ms)

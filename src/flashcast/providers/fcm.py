@@ -71,6 +71,7 @@ class ServiceAccount:
         self._lock = threading.Lock()
         self._authorization = ""
         self._renew_at = 0.0
+        self._refused = ""
         self._refusals = 0
 
     def __repr__(self) -> str:
@@ -95,9 +96,15 @@ class ServiceAccount:
                     raise
 
     def refused(self, authorization: str | None) -> bool:
-        """Marks the token for renewal by the next `keep_fresh`; twice in a row for fresh tokens is final."""
+        """Marks the token for renewal by the next `keep_fresh`; two tokens refused one after the other are final.
+
+        A token is refused once for every request in flight, which counts as one.
+        """
         with self._lock:
-            if authorization == self._authorization:
+            if authorization != self._authorization:
+                return True
+            if authorization != self._refused:
+                self._refused = self._authorization
                 self._refusals += 1
                 self._renew_at = 0.0
             return self._refusals < 2
@@ -123,6 +130,8 @@ class ServiceAccount:
         expiry = self._credentials.expiry
         # google-auth gives a naive time in UTC.
         lifetime_s = expiry.replace(tzinfo=UTC).timestamp() - time.time() if expiry is not None else 3600.0
+        if self._authorization != self._refused:
+            self._refusals = 0  # the token that is replaced was good
         self._renew_at = now + max(lifetime_s - _RENEW_BEFORE_S, lifetime_s / 2)
         self._authorization = f"Bearer {self._credentials.token}"
 

@@ -91,8 +91,8 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
         return min(float(text[:9]), RETRY_AFTER_S_MAX)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
-        return None
+    except (ValueError, OverflowError):
+        return None  # no date, or one with numbers beyond any calendar
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return min(max(0.0, when.timestamp() - now_s), RETRY_AFTER_S_MAX)

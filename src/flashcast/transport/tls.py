@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from flashcast.errors import ConfigError, EnvironmentFault
+from flashcast.limits import UNWRITTEN_BYTES_MAX
 
 _PROXY_REPLY_BYTES_MAX: Final = 8_192
 
@@ -216,7 +217,12 @@ class Channel:
     # --- open ----------------------------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview) -> None:
-        """Encrypts ``data`` and writes what the socket takes; the rest waits for `flush`."""
+        """Encrypts ``data`` and writes what the socket takes; the rest waits for `flush`.
+
+        Raises ConnectionError when the peer left, or has stopped reading while it goes on asking.
+        """
+        if len(self._pending) > UNWRITTEN_BYTES_MAX:
+            raise ConnectionError("the peer does not read")
         self._tls.write(data)
         self.bytes_sent += len(data)
         self._send_outgoing()
@@ -250,7 +256,7 @@ class Channel:
         try:
             while size < len(into):
                 try:
-                    got = self._tls.read(len(into) - size, into[size:])  # type: ignore[arg-type]
+                    got = self._tls.read(len(into) - size, into[size:])
                 except ssl.SSLWantReadError:
                     # A short read has emptied the socket: the selector tells when there is more.
                     if (size and self._filled < len(self._raw)) or not self._fill():

@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashcast.errors import ProtocolError
-from flashcast.limits import RECEIVE_WINDOW_BYTES, STALLED_STREAMS_MAX, STREAM_ID_LAST, STREAMS_USED_MAX
+from flashcast.limits import (
+    CONTROL_BYTES_MAX,
+    LAYOUTS_MAX,
+    RECEIVE_WINDOW_BYTES,
+    STALLED_STREAMS_MAX,
+    STREAM_ID_LAST,
+    STREAMS_USED_MAX,
+)
 from flashcast.outcomes import Reason
 from flashcast.wire import frames as h2
 from flashcast.wire import kernels as k
@@ -27,6 +34,8 @@ from flashcast.wire.template import Columns, HeaderState, Layout, RequestShape, 
 
 _EVENTS_MAX: Final = 256
 _SLOTS_MIN: Final = 256
+_SINGLE_BYTES_MAX: Final = 2 * (h2.FRAME_SIZE_MIN + h2.HEADER_BYTES)
+"""The largest request: one HEADERS and one DATA frame."""
 
 
 class Book(NamedTuple):
@@ -58,6 +67,8 @@ class Requests:
         """The layout for these header bytes; made once."""
         found = self._layouts.get((pre, post))
         if found is None:
+            if len(self._layouts) >= LAYOUTS_MAX:
+                self._layouts.clear()  # a peer that keeps changing its table; layouts in use stay with their users
             found = self._layouts.setdefault((pre, post), lay_out(self.shape, pre, post))
         return found
 
@@ -180,6 +191,10 @@ class Connection:
         while count < rows.size and self.room() > 0:
             layout = self._settled_layout(requests)
             if layout is None or self._must_split():
+                # Looked at before teaching: what is not sent must not be taught.
+                if out.size - size < _SINGLE_BYTES_MAX:
+                    self.state[k.BLOCKED] = k.BY_BUFFER
+                    break
                 if layout is None:
                     layout = requests.layout(*self._headers.prime(requests.shape))
                 # Teaching changes the peer's table, so this request goes whatever the windows are.
@@ -244,9 +259,6 @@ class Connection:
     ) -> tuple[int, int]:
         """Writes one request and holds back the part of its body that no window takes yet."""
         stream_before = int(self.state[k.NEXT_STREAM])
-        if out.size < 2 * h2.FRAME_SIZE_MIN + 2 * h2.HEADER_BYTES:
-            self.state[k.BLOCKED] = k.BY_BUFFER
-            return 0, 0
         if self._kernel(layout, columns, row, base, out, now_us, True) == 0:
             raise ProtocolError("a request larger than a volley's buffer", code=h2.INTERNAL_ERROR)
         size = int(self.state[k.VOLLEY_BYTES])
@@ -308,10 +320,14 @@ class Connection:
                 start = position + h2.HEADER_BYTES
                 payload = view[start : start + size].tobytes()
                 self._frames[head[3]](int.from_bytes(head[5:], "big") & 0x7FFFFFFF, head[4], payload, now_us)
+            if self._stalled:
+                self._forget_answered()
             if self.state[k.ERROR]:
                 code = int(self.state[k.ERROR]) - 1
                 raise ProtocolError(f"the peer broke HTTP/2 framing (error code {code})", code=code)
             at += took
+            if len(self._control) > CONTROL_BYTES_MAX:
+                raise ProtocolError("the peer floods us with frames to answer", code=h2.ENHANCE_YOUR_CALM)
             if self.state[k.EVENTS] < _EVENTS_MAX:
                 break
         self._close_if_drained()
@@ -326,6 +342,7 @@ class Connection:
         count = int(k.silent(self._slot_stream, self._slot_sent, now_us, deadline_us, self._found))
         for slot in self._found[:count].tolist():
             stream = int(self._slot_stream[slot])
+            self._abandon_body(stream)
             self._control += h2.rst_stream(stream, h2.CANCEL)
             self._return(stream, Reason.SILENCE)
         self._close_if_drained()
@@ -399,6 +416,7 @@ class Connection:
     def _on_rst_stream(self, stream: int, flags: int, payload: bytes, now_us: int) -> None:
         self._check_size(payload, 4, "RST_STREAM")
         self._check_not_idle(stream, "RST_STREAM")
+        self._abandon_body(stream)  # a reset is not answered with a reset (RFC 9113 section 5.4.2)
         slot = self._slot(stream)
         if slot is None:
             return
@@ -407,7 +425,8 @@ class Connection:
         if (told and code == h2.NO_ERROR) or stream in self._partial:
             self._finish(stream)  # the status was told; only the end of the body is missing
         else:
-            self._return(stream, Reason.REFUSED_STREAM if code == h2.REFUSED_STREAM else Reason.STREAM_RESET)
+            refused = code == h2.REFUSED_STREAM and not told  # who has said 200 has processed it
+            self._return(stream, Reason.REFUSED_STREAM if refused else Reason.STREAM_RESET)
 
     def _on_settings(self, stream: int, flags: int, payload: bytes, now_us: int) -> None:
         if stream:
@@ -506,17 +525,29 @@ class Connection:
         self._slot_stream[slot] = 0
         self.state[k.IN_FLIGHT] -= 1
         self._partial.pop(stream, None)
-        if self._stalled.pop(stream, None) is not None:
-            # The peer must not be left with half a body on a stream it thinks open.
+        if self._abandon_body(stream):
             self._control += h2.rst_stream(stream, h2.CANCEL)
-            self.state[k.STALLED] = len(self._stalled)
         return int(self._slot_row[slot])
+
+    def _abandon_body(self, stream: int) -> bool:
+        """Forgets what is left of a body. Returns whether the peer was left with half of one: it must be told."""
+        if self._stalled.pop(stream, None) is None:
+            return False
+        self.state[k.STALLED] = len(self._stalled)
+        return True
+
+    def _forget_answered(self) -> None:
+        """Requests that the kernel settled before their body had left: the rest is not wanted any more."""
+        for stream in [s for s in self._stalled if self._slot(s) is None]:
+            self._abandon_body(stream)
+            self._control += h2.rst_stream(stream, h2.CANCEL)
 
     def _return(self, stream: int, reason: Reason) -> None:
         self.returned.append((self._free(stream), reason))
 
     def _reset(self, stream: int, reason: Reason) -> None:
         """Ends a stream on which the peer talks nonsense."""
+        self._abandon_body(stream)
         self._control += h2.rst_stream(stream, h2.PROTOCOL_ERROR)
         self._return(stream, reason)
 

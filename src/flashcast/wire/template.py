@@ -178,6 +178,10 @@ class HeaderState:
         wanted = min(table_bytes, HEADER_TABLE_BYTES_MAX)
         if wanted != self._encoder.header_table_size:
             self._encoder.header_table_size = wanted
+            changes = self._encoder.table_size_changes
+            if len(changes) > 2:
+                # The smallest and the last are all the peer must hear of (RFC 7541 section 4.2).
+                changes[:] = [min(changes), changes[-1]]
 
     def prime(self, shape: RequestShape) -> tuple[bytes, bytes]:
         """Header bytes before and behind the path; they must be sent, for they change the peer's table."""
