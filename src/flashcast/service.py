@@ -13,7 +13,6 @@ import random
 import resource
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,13 +32,15 @@ from flashcast.campaign.load import load_campaign, parse_campaign
 from flashcast.clock import Clock, SystemClock
 from flashcast.deliver.journal import Journal
 from flashcast.deliver.run import Run
-from flashcast.errors import InputError, SnapshotError
+from flashcast.errors import FlashcastError, InputError, SnapshotError
 from flashcast.model import Provider
 from flashcast.outcomes import Outcome
 from flashcast.report.facts import LaunchFacts
 from flashcast.report.files import write_text
 from flashcast.report.ledger import ProviderLedger
 from flashcast.report.write import write_report
+from flashcast.simulator.ledger import load_ledger
+from flashcast.simulator.merge import merged
 from flashcast.simulator.process import SimulatorProcess
 from flashcast.state import StateFolder
 from flashcast.wire.warm import compile_kernels
@@ -47,7 +48,9 @@ from flashcast.wire.warm import compile_kernels
 LAUNCH: Final = "launch.json"
 JOURNAL: Final = "journal.bin"
 SNAPSHOT: Final = "snapshot"
-_SLOW_START_S: Final = 1.0
+LEDGER: Final = "ledger.npz"
+_SLOW_START_S: Final = 2.5
+"""A start from the compiled kernels' cache takes about one."""
 
 Count = Callable[[int, int | None], None]
 
@@ -65,9 +68,6 @@ class LaunchSession:
     ) -> None:
         """Takes the state folder; ``folder`` is an existing launch's, to resume. Raises BusyError."""
         self.clock = clock or SystemClock()
-        self._stack = ExitStack()
-        self._stack.enter_context(state.lock(folder.name if folder else "new"))
-        self.folder = folder or state.create_launch(self.clock, rng or random.Random())
         self.resuming = folder is not None
         self.snapshot: Snapshot | None = None
         self.destination: Destination | None = None
@@ -75,9 +75,13 @@ class LaunchSession:
         self.run: Run | None = None
         self.seal_s: float | None = None
         self.arm_s: float | None = None
+        self._faults: list[FlashcastError] = []
         self._journal: Journal | None = None
-        self._note: dict[str, Any] = read_note(self.folder) if folder else {"launch": self.folder.name}
-        self._sent_before = 0
+        with ExitStack() as opening:
+            opening.enter_context(state.lock(folder.name if folder else "new"))
+            self.folder = folder or state.create_launch(self.clock, rng or random.Random())
+            self._note: dict[str, Any] = read_note(self.folder) if folder else {"launch": self.folder.name}
+            self._stack = opening.pop_all()
 
     def __enter__(self) -> LaunchSession:
         return self
@@ -119,15 +123,17 @@ class LaunchSession:
 
     def connect_to(self, to: str, *, profile: str = "ideal", seed: int = 0) -> Destination:
         """Reads the settings of ``to``; for ``simulator`` starts one that lives as long as the session."""
+        processes = int(self._note.get("processes", 0)) + 1
         if to == "simulator":
-            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="flashcast-simulator-")))
+            folder = self._simulator_folder(processes)
+            folder.mkdir(mode=0o700)
             self.simulator = self._stack.enter_context(SimulatorProcess(folder, profile=profile, seed=seed))
             made = destination(str(self.simulator.config_path))
             self.destination = Destination(f"simulator ({profile})", made.config)
         else:
             self.destination = destination(to)
         self.note(destination=self.destination.name, to=to if to in _WORDS else str(Path(to).resolve()),
-                  profile=profile, seed=seed)  # fmt: skip
+                  profile=profile, seed=seed, processes=processes)  # fmt: skip
         return self.destination
 
     def arm(self, progress: Count | None = None) -> Run:
@@ -167,7 +173,6 @@ class LaunchSession:
         if self._journal.header.get("snapshot") != snapshot.digest:
             raise SnapshotError(f"{path} is not the journal of this snapshot", remedy="Restore the launch's folder.")
         self._journal.settle_interrupted()
-        self._sent_before = int((self._journal.outcome != Outcome.UNSENT).sum())
         return self._journal
 
     def go(self) -> Run:
@@ -178,21 +183,50 @@ class LaunchSession:
         self.note(phase="live", started_at=self.run.started_at)
         return self.run
 
-    def finish(self) -> tuple[dict[str, Any], ProviderLedger | None]:
-        """Settles the last rows, stops the simulator, writes the report. Returns it and the simulator's ledger."""
-        assert self.run is not None and self.snapshot is not None and self._journal is not None
-        run, journal = self.run, self._journal
-        run.settle()
-        facts = self._facts(run)
-        run.close()
-        ledger = self.simulator.stop() if self.simulator is not None else None
-        if self.resuming:
-            ledger = None  # a fresh simulator knows nothing of the rows sent before
-        document = write_report(self.folder, self.snapshot, journal, facts, ledger)
-        self.note(phase="done")
-        return document, ledger
+    def finish(self) -> dict[str, Any]:
+        """Ends the lanes, settles the last rows, stops the simulator, writes the report and returns it.
 
-    def _facts(self, run: Run) -> LaunchFacts:
+        What goes wrong on the way is among `faults`; the report is written all the same.
+        """
+        assert self.run is not None and self.snapshot is not None and self._journal is not None
+        run = self.run
+        run.close()  # from here on nobody else writes to the journal
+        run.settle()
+        self._faults += run.faults
+        ledger, warnings = self._provider_ledger()
+        document = write_report(self.folder, self.snapshot, self._journal, self._facts(run, warnings), ledger)
+        self.note(phase="done")
+        for process in range(1, int(self._note["processes"]) + 1):
+            shutil.rmtree(self._simulator_folder(process), ignore_errors=True)
+        return document
+
+    @property
+    def faults(self) -> list[FlashcastError]:
+        """What went wrong after GO without ending the launch: a lane or a simulator that died."""
+        return list(self._faults)
+
+    def _simulator_folder(self, process: int) -> Path:
+        """Where the simulator of the launch's ``process``-th process keeps its ledger, until there is a report."""
+        return self.folder / f"simulator-{process}"
+
+    def _provider_ledger(self) -> tuple[ProviderLedger | None, tuple[str, ...]]:
+        """The books of the simulators this launch went to, or why there are none to compare with."""
+        if self.simulator is None:
+            return None, ()
+        try:
+            last = self.simulator.stop()
+        except FlashcastError as error:
+            self._faults.append(error)
+            return None, ("The simulator's books are lost, so nothing was compared with them.",)
+        if not self.resuming:
+            return last, ()
+        before = range(1, int(self._note["processes"]))
+        try:
+            return merged([*(load_ledger(self._simulator_folder(i) / LEDGER) for i in before), last]), ()
+        except SnapshotError:
+            return None, ("An earlier process of this launch left no simulator's books, so nothing was compared.",)
+
+    def _facts(self, run: Run, warnings: tuple[str, ...]) -> LaunchFacts:
         assert self.destination is not None
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return LaunchFacts(
@@ -211,6 +245,7 @@ class LaunchSession:
             connections={provider: crew.plan.connections for provider, crew in run.crews.items()},
             overshoot=run.overshoot(),
             resumed=sum(run.to_send.values()) if self.resuming else 0,
+            warnings=warnings,
         )
 
     # --- what is on disk ---------------------------------------------------------------------------------
@@ -257,14 +292,22 @@ def unfinished_launch(state: StateFolder, launch: str | None) -> Path:
         return folder
     for name in reversed(state.launches()):
         folder = state.launch_folder(name)
-        if (folder / JOURNAL).exists() and read_note(folder).get("phase") == "live":
+        if (folder / JOURNAL).exists() and _went_live(folder):
             return folder
     raise InputError(f"no launch in {state.path} was interrupted", remedy="`flashcast report --list` shows all.")
 
 
+def _went_live(folder: Path) -> bool:
+    """Whether a launch without a report has sent anything: a kill can come between GO and the note of it."""
+    phase = read_note(folder).get("phase")
+    if phase != "armed":
+        return phase == "live"
+    return bool((Journal.open(folder / JOURNAL).outcome != Outcome.UNSENT).any())
+
+
 @contextmanager
 def saying_if_slow(say: Callable[[str], None], text: str) -> Iterator[None]:
-    """Calls ``say(text)`` if the body takes longer than a second."""
+    """Calls ``say(text)`` if the body takes longer than a start with compiled kernels."""
     timer = threading.Timer(_SLOW_START_S, say, (text,))
     timer.daemon = True
     timer.start()

@@ -95,7 +95,8 @@ def _string(text: bytes, huffman: bool) -> bytes:
 
 def book(rows: int) -> Book:
     """Empty arrays for ``rows`` rows."""
-    return Book(np.zeros(rows, np.uint8), np.zeros(rows, np.uint32), np.zeros(rows, np.uint8), np.zeros(BUCKETS, np.int64))
+    outcome, attempts = np.zeros(rows, np.uint8), np.zeros(rows, np.uint8)
+    return Book(outcome, np.zeros(rows, np.uint32), attempts, np.zeros(BUCKETS, np.int64))
 
 
 def columns(tokens: Sequence[bytes], fields: Sequence[Sequence[bytes]] = (), variants: Sequence[int] = ()) -> Columns:

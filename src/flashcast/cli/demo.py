@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from flashcast.cli.common import JsonOption, failures
+from flashcast.cli.common import JsonOption, failures, show
 from flashcast.cli.launch import (
     ProfileOption,
     SeedOption,
     StateOption,
     _say,
     arm_with_bar,
+    discarded_unless_live,
     exit_code,
     seal_with_bar,
     send_and_report,
-    show,
 )  # fmt: skip
 from flashcast.cli.progress import progress_bar
 
@@ -39,22 +39,18 @@ def demo(
     with failures(as_json=as_json):
         from flashcast import service
 
-        with service.LaunchSession(service.StateFolder(state)) as session:
-            try:
-                with service.saying_if_slow(_say, "starting (the first time, kernels are compiled; some 20 s) ..."):
-                    session.connect_to("simulator", profile=profile, seed=seed)
-                with progress_bar("making devices") as progress:
-                    table = service.make_demo_audience(session.folder, devices, apns_share, seed, progress)
-                source = service.AudienceSource(str(table))
-                seal_with_bar(session, service.demo_campaign(), source, service.SealOptions())
-                arm_with_bar(session)
-            except BaseException:
-                session.discard()
-                raise
+        with service.LaunchSession(service.StateFolder(state)) as session, discarded_unless_live(session):
+            with service.saying_if_slow(_say, "starting (the first time, kernels are compiled; some 20 s) ..."):
+                session.connect_to("simulator", profile=profile, seed=seed)
+            with progress_bar("making devices") as progress:
+                table = service.make_demo_audience(session.folder, devices, apns_share, seed, progress)
+            source = service.AudienceSource(str(table))
+            seal_with_bar(session, service.demo_campaign(), source, service.SealOptions())
+            arm_with_bar(session)
             document = send_and_report(session)
             if not keep:
-                table.unlink()
+                table.unlink(missing_ok=True)
                 shutil.rmtree(session.folder / "snapshot", ignore_errors=True)
-                (session.folder / "journal.bin").unlink()
+                (session.folder / "journal.bin").unlink(missing_ok=True)
         show(document, as_json=as_json)
-        raise typer.Exit(exit_code(document))
+        raise typer.Exit(exit_code(session, document))

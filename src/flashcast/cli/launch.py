@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flashcast.cli.common import JsonOption, err, failures, interactive, print_json
+from flashcast.cli.common import JsonOption, err, failures, interactive, print_json, show, tell
+from flashcast.cli.interrupts import held_interrupts
 from flashcast.cli.progress import progress_bar
 from flashcast.cli.seal import (
     DropTooLargeOption,
@@ -33,10 +35,13 @@ AudienceOption = Annotated[
     str | None, typer.Option("--audience", "-a", help="The devices: a file, glob, folder or URL.", show_default=False)
 ]
 ToOption = Annotated[
-    str, typer.Option("--to", help="simulator, sandbox, production, or the path of a flashcast.toml.", metavar="DESTINATION")
+    str,
+    typer.Option(
+        "--to", help="simulator, sandbox, production, or the path of a flashcast.toml.", metavar="DESTINATION"
+    ),
 ]
 ProfileOption = Annotated[str, typer.Option(help="The simulator's profile: ideal, realistic, hostile, or a TOML file.")]
-SeedOption = Annotated[int, typer.Option(help="The simulator's seed: the same one gives the same replies.")]
+SeedOption = Annotated[int, typer.Option(help="The simulator's seed: the same one gives the same replies.", min=0)]
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder; by default FLASHCAST_HOME or the user's data folder.")
 ]
@@ -74,7 +79,9 @@ def launch(
         from flashcast import service
 
         if not (yes or dry_run or sys.stdin.isatty()):
-            raise InputError("standard input is no terminal, so nobody can press ENTER", remedy="Add --yes, or --dry-run.")
+            raise InputError(
+                "standard input is no terminal, so nobody can press ENTER", remedy="Add --yes, or --dry-run."
+            )
         sealed = (campaign / "manifest.json").is_file()
         if sealed == (audience is not None):
             raise InputError(
@@ -82,7 +89,7 @@ def launch(
                 remedy="Leave --audience out." if sealed else "Name the file of devices: --audience devices.parquet.",
             )
         message = None if sealed else service.load_campaign(campaign)
-        with service.LaunchSession(service.StateFolder(state)) as session, discarded_unless_armed(session):
+        with service.LaunchSession(service.StateFolder(state)) as session, discarded_unless_live(session):
             with service.saying_if_slow(_say, "starting (the first time, kernels are compiled; some 20 s) ..."):
                 service.compile_kernels()
                 session.connect_to(to, profile=profile, seed=seed)
@@ -100,14 +107,12 @@ def launch(
             arm_with_bar(session)
             if dry_run:
                 tell_plan(session, as_json=as_json)
-                session.discard()
-                return
+                raise typer.Exit(ExitCode.OK)
             if not yes and not _entered(session):
-                session.discard()
                 raise typer.Exit(ExitCode.ABORTED)
             document = send_and_report(session)
         show(document, as_json=as_json)
-        raise typer.Exit(exit_code(document))
+        raise typer.Exit(exit_code(session, document))
 
 
 def seal_with_bar(session: LaunchSession, message: Any, source: Any, options: Any) -> None:
@@ -127,41 +132,32 @@ def arm_with_bar(session: LaunchSession) -> None:
     if interactive():
         for provider, crew in run.crews.items():
             err.print(
-                f"armed {provider}: {run.to_send[provider]:,} rows, {crew.ready} connections in {len(crew.lanes)} lanes "
-                f"to {crew.target.address}, about {crew.plan.predicted_s:.1f} s after GO"
+                f"armed {provider}: {run.to_send[provider]:,} rows, {crew.ready} connections in {len(crew.lanes)} "
+                f"lanes to {crew.target.address}, about {crew.plan.predicted_s:.1f} s after GO"
             )
 
 
 def send_and_report(session: LaunchSession) -> dict[str, Any]:
-    """GO, the live display, the report's files."""
+    """GO, the live display, the report's files. From GO on, no interrupt keeps the report from being written."""
     from flashcast.cli.live import watch
 
-    watch(session.go())
-    if interactive():
-        err.print("writing the report ...")
-    document, _ = session.finish()
-    for fault in session.run.faults if session.run is not None else []:
-        err.print(f"[bold red]error:[/] {fault.message}")
+    with held_interrupts() as interrupts:
+        watch(session.go(), interrupts)
+        if interactive():
+            err.print("writing the report ...")
+        document = session.finish()
+    for fault in session.faults:
+        tell(fault)
     return document
 
 
-def show(document: dict[str, Any], *, as_json: bool) -> None:
-    """The report on standard output."""
-    if as_json:
-        print_json(document)
-        return
-    from rich.console import Console
-
-    from flashcast.report.text import render_text
-
-    render_text(document, Console(highlight=False))
-
-
-def exit_code(document: dict[str, Any]) -> ExitCode:
+def exit_code(session: LaunchSession, document: dict[str, Any]) -> ExitCode:
     """What a finished launch ends with."""
-    if document.get("aborted"):
-        return ExitCode.ABORTED
-    return ExitCode.OK if document.get("balanced") and not document.get("stopped") else ExitCode.UNBALANCED
+    from flashcast.report import summary
+
+    code = summary.exit_code(document)
+    # The books balance by themselves, but a lane or the simulator died over them.
+    return session.faults[0].exit_code if session.faults and code is ExitCode.OK else code
 
 
 def tell_plan(session: LaunchSession, *, as_json: bool) -> None:
@@ -197,8 +193,8 @@ def tell_plan(session: LaunchSession, *, as_json: bool) -> None:
         )
 
 
-class discarded_unless_armed:  # noqa: N801 - used as a context manager
-    """Leaves no trace of a launch that failed before GO: nothing was sent, so there is nothing to keep."""
+class discarded_unless_live:  # noqa: N801 - used as a context manager
+    """Leaves no trace of a launch that ended before GO: nothing was sent, so there is nothing to keep."""
 
     def __init__(self, session: LaunchSession) -> None:
         self._session = session
@@ -209,7 +205,8 @@ class discarded_unless_armed:  # noqa: N801 - used as a context manager
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         live = self._session.run is not None and self._session.run.go_ns
         if error is not None and not live and not self._session.resuming:
-            self._session.discard()
+            with held_interrupts():
+                self._session.discard()
 
 
 def _say(text: str) -> None:
@@ -217,10 +214,18 @@ def _say(text: str) -> None:
 
 
 def _entered(session: LaunchSession) -> bool:
+    """Whether the operator pressed ENTER at the prompt; what was typed before does not count."""
+    import termios
+
     assert session.snapshot is not None and session.destination is not None
+    question = f"Press ENTER to send to {session.snapshot.rows:,} devices at {session.destination.name}"
+    with suppress(termios.error):
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
     try:
-        err.input(f"[bold]Press ENTER to send to {session.snapshot.rows:,} devices at {session.destination.name}[/] (Ctrl-C: no) ")
-    except (EOFError, KeyboardInterrupt):
+        err.print(question, style="bold", markup=False, soft_wrap=True, end=" (Ctrl-C: no) ")
+        entered = sys.stdin.readline()
+    except KeyboardInterrupt:
+        entered = ""
+    if not entered:  # Ctrl-C, or Ctrl-D: the end of input
         err.print("\nnothing was sent")
-        return False
-    return True
+    return bool(entered)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from rich.live import Live
 from rich.table import Table
@@ -11,47 +13,66 @@ from flashcast.cli.common import err, interactive
 from flashcast.limits import DISPLAY_HZ
 
 if TYPE_CHECKING:
+    from flashcast.cli.interrupts import Interrupts
     from flashcast.deliver.run import Run
     from flashcast.model import Provider
 
-def watch(run: Run) -> None:
-    """Waits for the end of a launch, showing how it goes. Ctrl-C aborts it in order; a second one gives up waiting."""
-    try:
-        _watch(run)
-    except KeyboardInterrupt:
-        err.print("[bold yellow]aborting:[/] nothing more is sent; waiting for replies to what is on the wire")
-        run.abort()
-        try:
-            _watch(run)
-        except KeyboardInterrupt:
-            err.print("not waiting for the rest: rows without a reply are unknown")
+_POLL_S: Final = 0.05
+"""How soon an interrupt is noticed: an abort takes effect within 250 ms, lanes included."""
 
 
-def _watch(run: Run) -> None:
+def watch(run: Run, interrupts: Interrupts) -> None:
+    """Waits for the end of a launch, showing how it goes; an interrupt aborts it in order, a second ends the wait."""
+    with _display(run) as show:
+        while not run.wait(_POLL_S) and not interrupts.count:
+            show()
+    if not interrupts.count:
+        return
+    run.abort()
+    err.print("[bold yellow]aborting:[/] nothing more is sent; waiting for replies to what is on the wire")
+    with _display(run) as show:
+        while not run.wait(_POLL_S):
+            if interrupts.count > 1:
+                err.print("not waiting for the rest: rows without a reply are unknown")
+                return
+            show()
+
+
+@contextmanager
+def _display(run: Run) -> Iterator[Callable[[], None]]:
+    """A function that brings the live table up to date, at most `DISPLAY_HZ` times a second."""
     if not interactive():
-        while not run.wait(0.2):
-            pass
+        yield lambda: None
         return
     rates: dict[Provider, tuple[float, int]] = {}
-    with Live(console=err, refresh_per_second=DISPLAY_HZ, auto_refresh=False) as live:
-        done = False
-        while not done:
-            done = run.wait(1 / DISPLAY_HZ)
-            live.update(_table(run, rates), refresh=True)
+    with Live(console=err, auto_refresh=False) as live:
+        shown_s = 0.0
+
+        def show() -> None:
+            nonlocal shown_s
+            now_s = run.elapsed_s()
+            if now_s - shown_s >= 1 / DISPLAY_HZ:
+                shown_s = now_s
+                live.update(_table(run, rates), refresh=True)
+
+        yield show
+        live.update(_table(run, rates), refresh=True)
 
 
 def _table(run: Run, rates: dict[Provider, tuple[float, int]]) -> Table:
     elapsed_s = run.elapsed_s()
-    table = Table(title=f"GO + {elapsed_s:6.1f} s", title_justify="left", expand=False)
-    table.add_column("provider")
-    for name in ("replies/s", "accepted", "rejected", "failed", "unknown", "in flight", "to send", "connections"):
-        table.add_column(name, justify="right")
+    # Figures up to 9,999,999 fit into 80 columns.
+    table = Table(title=f"GO + {elapsed_s:.1f} s", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for name in ("replies/s", "accepted", "rejected", "failed", "unknown", "in flight", "to send", "open"):
+        table.add_column(name, justify="right", no_wrap=True)
     for provider, now in run.progress().items():
         replied = now.accepted + now.rejected + now.failed
         before_s, before = rates.get(provider, (0.0, 0))
         rate = (replied - before) / max(elapsed_s - before_s, 1e-3)
         rates[provider] = elapsed_s, replied
         left = max(0, now.rows - replied - now.unknown - now.in_flight)
-        figures = (rate, now.accepted, now.rejected, now.failed, now.unknown, now.in_flight, left, now.connections_ready)
+        settled = (now.accepted, now.rejected, now.failed, now.unknown)
+        figures = (rate, *settled, now.in_flight, left, now.connections_ready)
         table.add_row(provider.value, *(f"{figure:,.0f}" for figure in figures))
     return table

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
 from flashcast import __version__
+from flashcast.cli.common import fail
+from flashcast.errors import ExitCode, InputError
 
 app = typer.Typer(
     name="flashcast",
@@ -29,7 +32,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Send a push notification to millions of phones within seconds of pressing GO."""
 
@@ -42,8 +47,39 @@ for _name in COMMANDS:
 def run() -> None:
     """The console script."""
     try:
-        app()
-    except BrokenPipeError:
-        # The reader of our output left (`flashcast ... | head`).
-        sys.stderr.close()
-        raise SystemExit(0) from None
+        code = app(prog_name="flashcast", standalone_mode=False)
+    except typer.Abort:
+        code = ExitCode.ABORTED
+    except typer.Exit as left:
+        code = left.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        code = _usage_error(error)
+    raise SystemExit(int(code) if isinstance(code, int) else 0)
+
+
+def _usage_error(error: Any) -> int:
+    """Tells a wrong option in the form of every other error. ``error`` is the parser's UsageError."""
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help())
+        return int(ExitCode.OK)
+    message = error.format_message()
+    given = _given(getattr(getattr(error, "param", None), "opts", ()))
+    if given is not None and given not in message:
+        message += f"; {given!r} was given"
+    command = context.command_path if context is not None else "flashcast"
+    try:
+        fail(InputError(message, remedy=f"See `{command} --help`."), as_json="--json" in sys.argv)
+    except typer.Exit as left:
+        return int(left.exit_code)
+
+
+def _given(names: Sequence[str]) -> str | None:
+    """The value an option has on the command line; the parser's message leaves it out."""
+    for word, following in zip(sys.argv, [*sys.argv[1:], None], strict=True):
+        name, equals, value = word.partition("=")
+        if name in names:
+            return value if equals else following
+    return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flashcast.cli.common import JsonOption, err, failures, print_json
+from flashcast.cli.common import JsonOption, err, failures, print_json, print_rich, show
 
 if TYPE_CHECKING:
     from flashcast.state import StateFolder
@@ -47,10 +48,7 @@ def report(
     A launch that did not finish is reported from its journal.
     """
     with failures(as_json=as_json):
-        from rich.console import Console
-
         from flashcast.report import recall
-        from flashcast.report.text import render_text
         from flashcast.state import StateFolder
 
         folders = StateFolder(state)
@@ -70,16 +68,11 @@ def report(
         for path in (html, parquet, prune):
             if path is not None:
                 err.print(f"wrote {path}", markup=False)
-        if as_json:
-            print_json(document)
-        else:
-            render_text(document, Console(highlight=False))
+        show(document, as_json=as_json)
 
 
 def _list(folders: StateFolder, *, as_json: bool) -> None:
     """Every launch of the state folder, the oldest first."""
-    from rich.console import Console
-
     from flashcast.report.text import render_list
     from flashcast.report.write import read_report
 
@@ -92,4 +85,4 @@ def _list(folders: StateFolder, *, as_json: bool) -> None:
             }
         )
     else:
-        render_list(launches, Console(highlight=False))
+        print_rich(partial(render_list, launches))

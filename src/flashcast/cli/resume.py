@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from flashcast.cli.common import JsonOption, err, failures, interactive
-from flashcast.cli.launch import StateOption, _say, arm_with_bar, exit_code, send_and_report, show
+from flashcast.cli.common import JsonOption, err, failures, interactive, show
+from flashcast.cli.launch import StateOption, _say, arm_with_bar, exit_code, send_and_report
 
 
 def resume(
-    launch: Annotated[str | None, typer.Argument(help="Id of the launch; by default the latest that was interrupted.")] = None,
+    launch: Annotated[
+        str | None, typer.Argument(help="Id of the launch; by default the latest that was interrupted.")
+    ] = None,
     to: Annotated[
         str | None, typer.Option("--to", help="Another destination than the launch had: a flashcast.toml that moved.")
     ] = None,
@@ -43,4 +45,4 @@ def resume(
                 err.print(f"resuming launch {session.id}: {sum(session.run.to_send.values()):,} rows were not sent")
             document = send_and_report(session)
         show(document, as_json=as_json)
-        raise typer.Exit(exit_code(document))
+        raise typer.Exit(exit_code(session, document))

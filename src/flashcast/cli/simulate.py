@@ -21,12 +21,17 @@ def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     apns_port: Annotated[int, typer.Option(help="Port of APNs; 0 takes a free one.", min=0, max=65_535)] = 0,
     fcm_port: Annotated[int, typer.Option(help="Port of FCM; 0 takes a free one.", min=0, max=65_535)] = 0,
-    folder: Annotated[Path, typer.Option("--dir", help="Where credentials and flashcast.toml are kept.")] = Path("flashcast-simulator"),
+    folder: Annotated[Path, typer.Option("--dir", help="Where credentials and flashcast.toml are kept.")] = Path(
+        "flashcast-simulator"
+    ),
     ledger: Annotated[Path | None, typer.Option(help="Write what each token got to this .npz file at the end.")] = None,
     only: Annotated[list[Provider] | None, typer.Option(help="Only this provider; may be repeated.")] = None,
     expected: Annotated[int, typer.Option(help="Tokens to make room for beforehand.", min=0)] = 0,
     end_with_stdin: Annotated[
-        bool, typer.Option("--end-with-stdin", help="Also end when standard input ends; a line `counts` there prints the counts.")
+        bool,
+        typer.Option(
+            "--end-with-stdin", help="Also end when standard input ends; a line `counts` there prints the counts."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,10 +43,18 @@ def simulate(
 
         providers = tuple(dict.fromkeys(only or Provider))
         options = Options(
-            load_profile(profile), folder.resolve(), seed, host, {Provider.APNS: apns_port, Provider.FCM: fcm_port}, providers, expected
+            load_profile(profile),
+            folder.resolve(),
+            seed,
+            host,
+            {Provider.APNS: apns_port, Provider.FCM: fcm_port},
+            providers,
+            expected,
         )
         if not is_loopback(host):
-            console.print(f"warning: {host} can be reached from other machines; the simulator takes anything its own credentials sign")
+            console.print(
+                f"warning: {host} can be reached from other machines; the simulator takes anything its own credentials sign"
+            )
         simulator = Simulator(options)
         try:
             addresses = simulator.open()

@@ -109,7 +109,8 @@ class Job:
 
     def refused(self, sent_ns: int) -> bool:
         """The provider called the credential of a request written at ``sent_ns`` expired. Is there a newer one?"""
-        return sent_ns <= self.renewed_ns or self.credential.refused(self._authorization)
+        with self._lock:
+            return sent_ns <= self.renewed_ns or self.credential.refused(self._authorization)
 
     def shard_of(self, row: int) -> ShardRows:
         """The shard a journal row belongs to."""

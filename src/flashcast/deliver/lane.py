@@ -128,6 +128,8 @@ class Lane:
         """GO: sends the job's rows. `finished` is set when every row this lane took is settled or given back."""
         self.finished.clear()
         self._order(lambda: self._begin(job))
+        if self.crashed:
+            self.finished.set()  # nobody is left to take the order
 
     def wake(self) -> None:
         """Makes the lane look at its job at once: it was aborted or stopped."""
@@ -275,6 +277,8 @@ class Lane:
     def _drop(self, link: Link, error: Exception | None) -> None:
         """Closes a link; its rows in flight go to the retry policy."""
         opened = link.connection.phase is not Phase.OPENING
+        if opened and isinstance(error, ConnectionError):
+            self._hear_out(link)
         link.close(error)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(link.channel.socket)
@@ -287,6 +291,17 @@ class Lane:
         if not opened and error is not None:
             fault = error if isinstance(error, FlashcastError) else _lost_while_opening(self._address, error)
             self._opening_failed(fault, self._clock.monotonic_ns())
+        elif not link.proven:
+            # Without a pause a peer that hangs up at once would be dialled at every tick.
+            fault = _lost_while_opening(self._address, "no request was answered")
+            self._reopening.failed(fault, self._clock.monotonic_ns())
+
+    def _hear_out(self, link: Link) -> None:
+        """Writing fails as soon as the peer has left; what it said before, a GOAWAY perhaps, is still to be read."""
+        origin_ns = self._job.origin_ns if self._job is not None else 0
+        with contextlib.suppress(ConnectionError, ssl.SSLError, ProtocolError):
+            while link.read(self._buffer, self._view, self._clock.monotonic_ns, origin_ns):
+                self._note_replies(link)
 
     def _keep_alive(self, now_ns: int) -> None:
         for link in list(self._links):
@@ -299,9 +314,8 @@ class Lane:
             try:
                 if link.connection.ping_overdue(now_ns // 1_000, int(PING_INTERVAL_S * 5e5)):
                     raise ConnectionError("no answer to PING")
-                if quiet_ns > PING_INTERVAL_S * 1e9 or (link.ready and link.connection.round_trip_us is None):
+                if quiet_ns > PING_INTERVAL_S * 1e9 or (link.ready and not link.connection.pinged):
                     link.active_ns = now_ns
-                    link.connection.round_trip_us = link.connection.round_trip_us or 0
                     link.connection.ping(now_ns // 1_000)
                 link.write_control()
                 self._watch(link)
@@ -339,6 +353,7 @@ class Lane:
     def _fill_all(self) -> None:
         for link in list(self._links):
             try:
+                link.write_control()  # resets first: until it has them, the peer counts those streams as open
                 self._fill(link)
                 self._watch(link)
             except (ConnectionError, ssl.SSLError, ProtocolError) as error:
@@ -394,28 +409,32 @@ class Lane:
         link.accepted_noted = connection.accepted
         now_ns = self._clock.monotonic_ns()
         if replied:
+            link.proven = True
             self._last_reply_ns = now_ns
             self._pacer.replied(replied)
         if connection.replies:
             for reply in connection.replies:
-                self._judge(job, reply, now_ns)
+                self._judge(job, reply, now_ns, (link.read_ns // 1_000 - reply.waited_us) * 1_000)
             connection.replies.clear()
         if connection.returned:
             for row, reason in connection.returned:
                 self._resolve(job, row, reason, now_ns, None)
             connection.returned.clear()
 
-    def _judge(self, job: Job, reply: Reply, now_ns: int) -> None:
+    def _judge(self, job: Job, reply: Reply, now_ns: int, sent_ns: int) -> None:
         wait_s = None
         if reply.status in (429, 503):
             wait_s = retry_after_s(reply.headers, self._clock.time())
             self._pacer.replied(0, 1, wait_s)
         self.histogram[bucket_of(reply.waited_us)] += 1
-        self._resolve(job, reply.row, meaning(job.provider, reply.status, reply.body), now_ns, wait_s)
+        reason = meaning(job.provider, reply.status, reply.body)
+        refreshed = ACTIONS.get(reason) is Action.REFRESH and job.refused(sent_ns)
+        self._resolve(job, reply.row, reason, now_ns, wait_s, refreshed=refreshed)
 
-    def _resolve(self, job: Job, row: int, reason: Reason, now_ns: int, wait_s: float | None) -> None:
+    def _resolve(
+        self, job: Job, row: int, reason: Reason, now_ns: int, wait_s: float | None, *, refreshed: bool = False
+    ) -> None:
         """Settles a row or puts it among the retries, as the policy says."""
-        refreshed = ACTIONS.get(reason) is Action.REFRESH and job.credential.refused(job.authorization)
         decision = decide(
             reason, job.terms.policy, int(job.rows.attempts[row]),
             retry_after_s=wait_s, refreshed=refreshed, jitter=self._random.random(),
@@ -489,6 +508,8 @@ class Lane:
         for link in list(self._links):
             if link.connection.expire(now_ns // 1_000, deadline_us):
                 self._note_replies(link)
+                if link.connection.phase is Phase.CLOSED:
+                    self._drop(link, None)
 
     def _release_retries(self, job: Job, now_ns: int) -> None:
         """Rows whose back-off is over go out again, grouped by shard."""
@@ -528,7 +549,7 @@ _ANSWERED: Final = frozenset(
 """Reasons that came with a reply, so that there is a time of reply."""
 
 
-def _lost_while_opening(address: Address, error: Exception) -> FlashcastError:
+def _lost_while_opening(address: Address, error: Exception | str) -> FlashcastError:
     return EnvironmentFault(
         f"{address} closed the connection while it was opening: {error}",
         remedy="Check the endpoint, and the client certificate if there is one.",

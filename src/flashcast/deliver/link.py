@@ -29,6 +29,8 @@ class Link:
         self.watched_events = 0
         self.accepted_noted = 0
         """How many of the connection's accepted replies the lane has taken note of."""
+        self.proven = False
+        """Whether the peer has answered a request: until then a loss counts as a failure to open."""
         self._left_over = b""
 
     def __repr__(self) -> str:

@@ -191,7 +191,7 @@ class Run:
     def cpu_us_per_notification(self) -> float | None:
         """CPU of the whole process from GO to the last lane's end, by rows sent."""
         sent = sum(progress.sent for progress in self.progress().values())
-        return (self._cpu_at_end - self._cpu_at_go) * 1e6 / sent if sent else None
+        return (self._cpu_at_end - self._cpu_at_go) * 1e6 / sent if sent and self._cpu_at_end else None
 
     def go_to_first_request_ms(self) -> float | None:
         """From GO to the first request handed to the socket."""

@@ -18,7 +18,7 @@ class LaunchFacts:
 
     ``started_at`` is GO in Unix seconds. ``latency_us_histogram`` int64[latency.BUCKETS]. ``overshoot``
     counts rows that were on the wire when an abort took effect, ``resumed`` those left over by a process that
-    died and sent by this one. None stands for what was not measured.
+    died and sent by this one, ``warnings`` what a person should know besides. None stands for what was not measured.
     """
 
     launch: str
@@ -36,3 +36,4 @@ class LaunchFacts:
     connections: Mapping[Provider, int] = field(default_factory=dict)
     overshoot: int = 0
     resumed: int = 0
+    warnings: tuple[str, ...] = ()

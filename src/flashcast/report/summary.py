@@ -135,7 +135,7 @@ def _simulator(ledger: ProviderLedger, comparison: Comparison) -> dict[str, int]
 
 def _warnings(counted: Tally, facts: LaunchFacts) -> list[str]:
     """What a person should know before acting on the figures."""
-    told = []
+    told = list(facts.warnings)
     for provider, reason in facts.stopped.items():
         told.append(
             f"{provider} was stopped: it answered {reason.value}, which every other row would have met. "

@@ -57,6 +57,8 @@ from flashcast.simulator.verdict import KIND_CUT, KIND_SILENCE
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 WINDOW_DEFAULT: Final = 65_535
 WINDOW_MAX: Final = 2**31 - 1
+WINDOW_AMPLE: Final = 1 << 24
+"""Connection window of a connection that is not to feel it: 150,000 requests between updates."""
 BODY_KEPT_MAX: Final = 65_536
 """Bytes kept of a body; all providers refuse one far shorter."""
 BODY_TOTAL_MAX: Final = 1 << 20
@@ -123,6 +125,7 @@ class Connection:
         number = next(front.numbers)
         self._schedule = Schedule(profile, front.seed, number)
         self.slow_reader = self._schedule.slow_reader
+        self._connection_window = profile.connection_window_bytes if self._schedule.small_windows else WINDOW_AMPLE
         self.phase = Phase.SERVING
         self.abrupt = False
         self._preface = False
@@ -232,12 +235,13 @@ class Connection:
     def _open(self, limit: int) -> None:
         profile = self._front.profile
         settings = {S_MAX_STREAMS: limit}
-        if profile.stream_window_bytes != WINDOW_DEFAULT:
-            settings[S_INITIAL_WINDOW] = profile.stream_window_bytes
+        stream_window = profile.stream_window_bytes if self._schedule.small_windows else WINDOW_DEFAULT
+        if stream_window != WINDOW_DEFAULT:
+            settings[S_INITIAL_WINDOW] = stream_window
         if profile.header_table_bytes != 4_096:
             settings[S_HEADER_TABLE_SIZE] = profile.header_table_bytes
         self._send_settings(settings)
-        extra = profile.connection_window_bytes - WINDOW_DEFAULT
+        extra = self._connection_window - WINDOW_DEFAULT
         if extra > 0:
             self._write(frame(WINDOW_UPDATE, 0, 0, extra.to_bytes(4, "big")))
             self._state[k.S_WINDOW] += extra
@@ -295,7 +299,7 @@ class Connection:
             return
         if not s[k.S_DIRECT] and s[k.S_NEXT_DUE] <= self._now_ns:
             self._release_narrow(self._now_ns)
-        credit = profile.window_update_bytes or profile.connection_window_bytes // 2
+        credit = profile.window_update_bytes or self._connection_window // 2
         if s[k.S_TAKEN_BYTES] >= credit or (s[k.S_TAKEN_BYTES] and s[k.S_WINDOW] < WINDOW_DEFAULT // 2):
             taken = int(s[k.S_TAKEN_BYTES])
             self._write(frame(WINDOW_UPDATE, 0, 0, taken.to_bytes(4, "big")))

@@ -34,6 +34,9 @@ class Schedule:
         self._profile = profile
         self._random = random.Random(seed * 1_000_003 + number)
         self.slow_reader = self._random.random() < profile.slow_read_share
+        """Whether this connection is one that is read slowly."""
+        self.small_windows = self._random.random() < profile.small_window_share
+        """Whether it gets the profile's flow-control windows."""
         self._turn = {Event.STREAMS: 0, Event.TABLE: 0}
         self._next = dict.fromkeys(Event, NEVER)
         for event in Event:

@@ -24,12 +24,12 @@ DEPTH_MAX: Final = 60
 _VALUE, _AFTER, _KEY, _COLON, _KEY_OR_END, _VALUE_OR_END = 0, 1, 2, 3, 4, 5
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def _continuation(data: NDArray[np.uint8], i: int, stop: int) -> bool:
     return i < stop and (data[i] & 0xC0) == 0x80
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _utf8_length(data: NDArray[np.uint8], i: int, stop: int) -> int:
     """Bytes of the well-formed sequence at ``i``; 0 where it is none (over-long, surrogate, above U+10FFFF)."""
     c = np.int64(data[i])
@@ -53,7 +53,7 @@ def _utf8_length(data: NDArray[np.uint8], i: int, stop: int) -> int:
     return 0
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _escape_length(data: NDArray[np.uint8], i: int, stop: int) -> int:
     """Bytes of the escape whose backslash is at ``i``; 0 where it is none."""
     if i + 1 >= stop:
@@ -70,7 +70,7 @@ def _escape_length(data: NDArray[np.uint8], i: int, stop: int) -> int:
     return 6
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _string_end(data: NDArray[np.uint8], i: int, stop: int) -> int:
     """The index after the closing quote of the string whose contents begin at ``i``; -1 where it is broken."""
     while i < stop:
@@ -89,14 +89,14 @@ def _string_end(data: NDArray[np.uint8], i: int, stop: int) -> int:
     return -1
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def _digits(data: NDArray[np.uint8], i: int, stop: int) -> int:
     while i < stop and 48 <= data[i] <= 57:
         i += 1
     return i
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _number_end(data: NDArray[np.uint8], i: int, stop: int) -> int:
     """The index after the number at ``i``; -1 where it is none."""
     if i < stop and data[i] == 45:
@@ -121,7 +121,7 @@ def _number_end(data: NDArray[np.uint8], i: int, stop: int) -> int:
     return i
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _word_end(data: NDArray[np.uint8], i: int, stop: int) -> int:
     """The index after true, false or null at ``i``; -1 where it is none of them."""
     if i + 4 <= stop and data[i + 1] == 114 and data[i + 2] == 117 and data[i + 3] == 101:
@@ -133,7 +133,7 @@ def _word_end(data: NDArray[np.uint8], i: int, stop: int) -> int:
     return -1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def skeleton(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:
     """The skeleton hash of the JSON object ``data[start:stop]``; 0 where it is not one JSON object in UTF-8.
 

@@ -28,9 +28,11 @@ from flashcast.simulator.intrinsics import (
     all_hex,
     all_token,
     fingerprint,
+    hex_digits,
     load64,
     memcpy,
     same_bytes,
+    store64,
     token_byte,
 )
 from flashcast.simulator.json_kernel import skeleton
@@ -76,7 +78,8 @@ PENDING_MAX: Final = 8_192
 ROOM: Final = TEMPLATE_BYTES_MAX + 64
 OUT_BYTES: Final = 4 * ROUND * ROOM
 MEMO_BLOCKS: Final = 16
-MEMO_BYTES_MAX: Final = 512
+MEMO_BYTES_MAX: Final = 2_048
+"""A block without its path: where the client may keep no table, it carries a 1,024-character access token."""
 BODIES: Final = 8
 BODY_BYTES_MAX: Final = 8_192
 SKELETONS_MAX: Final = 64
@@ -126,8 +129,6 @@ NEED_DATA, SLOW, OUT_FULL, EVENT, CUT, SILENT = range(6)
 
 _PATH_PREFIX = np.frombuffer(b"/3/device/" + bytes(8), np.uint8)
 _FCM_PREFIX = np.frombuffer(b'{"message":{"token":"' + bytes(8), np.uint8)
-_HEX_UPPER = np.frombuffer(b"0123456789ABCDEF", np.uint8)
-_UUID_AT = np.array([0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34], np.int64)
 _APNS_TOKEN_MIN, _APNS_TOKEN_MAX = 64, 200
 _FCM_TOKEN_MIN, _FCM_TOKEN_MAX = 32, 4_096
 
@@ -187,7 +188,7 @@ def new_wire() -> Wire:
     )
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def _write32(out: NDArray[np.uint8], at: int, value: int) -> None:
     out[at] = (value >> 24) & 0x7F
     out[at + 1] = (value >> 16) & 0xFF
@@ -195,20 +196,24 @@ def _write32(out: NDArray[np.uint8], at: int, value: int) -> None:
     out[at + 3] = value & 0xFF
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _write_id(out: NDArray[np.uint8], at: int, provider: int, high: np.uint64, low: np.uint64) -> None:
     if provider == 1:
-        for k in range(16):
-            c = _HEX_UPPER[(low >> np.uint64(4 * k)) & np.uint64(15)]
-            out[at + k] = c if c < 65 else c + 32
+        store64(out, at, hex_digits(low >> np.uint64(32), 39))
+        store64(out, at + 8, hex_digits(low, 39))
         return
-    for k in range(16):
-        byte = np.int64(((high if k < 8 else low) >> np.uint64(8 * (7 - (k & 7)))) & np.uint64(255))
-        out[at + _UUID_AT[k]] = _HEX_UPPER[byte >> 4]
-        out[at + _UUID_AT[k] + 1] = _HEX_UPPER[byte & 15]
+    # 8-4-4-4-12 digits: the stores overlap, the dashes are put back.
+    b, c, d = hex_digits(high, 7), hex_digits(low >> np.uint64(32), 7), hex_digits(low, 7)
+    store64(out, at, hex_digits(high >> np.uint64(32), 7))
+    store64(out, at + 9, b)
+    store64(out, at + 14, b >> np.uint64(32))
+    store64(out, at + 19, c)
+    out[at + 13] = out[at + 18] = out[at + 23] = 45
+    store64(out, at + 24, c >> np.uint64(32))
+    store64(out, at + 28, d)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _emit(out: NDArray[np.uint8], o: int, sid: int, t: int, high: int, low: int, s: NDArray[np.int64], office: Office) -> int:
     """Writes one reply at ``o``; returns the index after it. The caller left `ROOM`."""
     m = office.meta[t]
@@ -242,13 +247,13 @@ def _emit(out: NDArray[np.uint8], o: int, sid: int, t: int, high: int, low: int,
     return o + length
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def _saturate(word: np.uint64, shift: int) -> np.uint64:
     field = (word >> np.uint64(shift)) & np.uint64(0xFFFF)
     return word + (np.uint64(1) << np.uint64(shift)) if field != np.uint64(0xFFFF) else word
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _judge(fp: np.uint64, forced: int, office: Office, table: NDArray[np.uint64], totals: NDArray[np.int64]) -> int:
     """The verdict row of one request, noted in the ledger. ``forced`` >= 0 is a row decided before; ``fp`` 0: no token."""
     knobs, rows = office.knobs, office.rows
@@ -297,7 +302,7 @@ def _judge(fp: np.uint64, forced: int, office: Office, table: NDArray[np.uint64]
     return row
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _answer(fp: np.uint64, sid: int, row: int, now: int, high: int, low: int, wire: Wire, office: Office, out: NDArray[np.uint8]) -> None:
     """Writes the reply of verdict ``row``, or puts it aside until it is due. The caller left `ROOM` in both."""
     s, rows, knobs = wire.state, office.rows, office.knobs
@@ -326,7 +331,7 @@ def _answer(fp: np.uint64, sid: int, row: int, now: int, high: int, low: int, wi
     s[S_NEXT_DUE] = min(s[S_NEXT_DUE], due)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def settle(
     fp: np.uint64, sid: int, forced: int, now: int, high: int, low: int,
     wire: Wire, office: Office, desk: Desk, table: NDArray[np.uint64], totals: NDArray[np.int64],
@@ -344,7 +349,7 @@ def settle(
     return row
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _known_body(buf: NDArray[np.uint8], start: int, at: int, stop: int, office: Office) -> bool:
     """Whether the body ``buf[start:stop]`` was judged before, in what follows ``at`` (after an FCM token)."""
     size = stop - at
@@ -363,7 +368,7 @@ def _known_body(buf: NDArray[np.uint8], start: int, at: int, stop: int, office: 
     return False
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _hex_token(buf: NDArray[np.uint8], start: int, stop: int) -> bool:
     size = stop - start
     if size < _APNS_TOKEN_MIN or size > _APNS_TOKEN_MAX or size & 7:
@@ -374,7 +379,7 @@ def _hex_token(buf: NDArray[np.uint8], start: int, stop: int) -> bool:
     return good
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _fcm_token_end(buf: NDArray[np.uint8], start: int, stop: int) -> int:
     """The index of the quote after the token that begins at ``start``; -1 where it is no plain token."""
     i = start
@@ -387,7 +392,7 @@ def _fcm_token_end(buf: NDArray[np.uint8], start: int, stop: int) -> int:
     return i
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _path_token(buf: NDArray[np.uint8], at: int, stop: int) -> tuple[int, int]:
     """The bounds of the device token in the `:path` literal at ``at`` that ends at ``stop``; (0, 0) for any other shape.
 
@@ -408,17 +413,17 @@ def _path_token(buf: NDArray[np.uint8], at: int, stop: int) -> tuple[int, int]:
     return start + 10, stop
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def _length(buf: NDArray[np.uint8], p: int) -> int:
     return np.int64(buf[p]) << 16 | np.int64(buf[p + 1]) << 8 | np.int64(buf[p + 2])
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def _stream(buf: NDArray[np.uint8], p: int) -> int:
     return (np.int64(buf[p + 5]) & 0x7F) << 24 | np.int64(buf[p + 6]) << 16 | np.int64(buf[p + 7]) << 8 | np.int64(buf[p + 8])
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _recognise(buf: NDArray[np.uint8], h: int, h_end: int, body_at: int, body_end: int, wire: Wire, office: Office) -> np.uint64:
     """The fingerprint of the token of a request seen whole, if all of it was judged before; else 0."""
     size = h_end - h
@@ -456,7 +461,7 @@ def _recognise(buf: NDArray[np.uint8], h: int, h_end: int, body_at: int, body_en
     return np.uint64(0)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _gather(buf: NDArray[np.uint8], p: int, n: int, most: int, wire: Wire, office: Office, desk: Desk) -> tuple[int, int]:
     """Notes up to ``most`` plain requests from ``buf[p:n]``; returns how many, and why it stopped (-1: ``most``)."""
     s = wire.state
@@ -492,7 +497,7 @@ def _gather(buf: NDArray[np.uint8], p: int, n: int, most: int, wire: Wire, offic
     return most, -1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def scan(
     buf: NDArray[np.uint8], p: int, n: int, now: int,
     wire: Wire, office: Office, desk: Desk, table: NDArray[np.uint64], totals: NDArray[np.int64],
@@ -535,7 +540,7 @@ def scan(
             return p, why
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def release(now: int, wire: Wire, office: Office, desk: Desk) -> bool:
     """Writes the replies due at ``now``, in order, as far as output and client's window allow.
 
@@ -581,7 +586,7 @@ def release(now: int, wire: Wire, office: Office, desk: Desk) -> bool:
     return full
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def _let_go(desk: Desk, s: NDArray[np.int64], held: int) -> int:
     for k in range(held):
         size = np.int64(desk.hold[k, 0]) << 8 | np.int64(desk.hold[k, 1])
@@ -590,13 +595,13 @@ def _let_go(desk: Desk, s: NDArray[np.int64], held: int) -> int:
     return 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def emit_one(out: NDArray[np.uint8], at: int, sid: int, t: int, high: int, low: int, s: NDArray[np.int64], office: Office) -> int:
     """Writes reply template ``t`` at ``at``; returns the index after it. For the slow path, which cuts it up."""
     return _emit(out, at, sid, t, high, low, s, office)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def cancel(sid: int, wire: Wire) -> bool:
     """Forgets the delayed reply of stream ``sid``; whether there was one."""
     s, p = wire.state, wire.pending
@@ -613,7 +618,7 @@ def cancel(sid: int, wire: Wire) -> bool:
     return False
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def skip_above(buf: NDArray[np.uint8], p: int, n: int, last: int, wire: Wire) -> int:
     """Passes over whole frames of requests above GOAWAY's ``last``; returns the index of the first other byte.
 
@@ -634,7 +639,7 @@ def skip_above(buf: NDArray[np.uint8], p: int, n: int, last: int, wire: Wire) ->
     return p
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def print_of(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:
     """The ledger's key of the token ``data[start:stop]``: its fingerprint, never 0."""
     fp = fingerprint(data, start, stop)

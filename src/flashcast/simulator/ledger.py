@@ -40,13 +40,13 @@ G_REQUESTS, G_JUDGED, G_RECEIVED, G_DISTINCT, G_ACCEPTED, G_MALFORMED, G_CONNECT
 G_BASE: Final = 8
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def home(fp: np.uint64, slots: int) -> int:
     """The first slot to look in. The low bits of a fingerprint are as good as any."""
     return np.int64(fp & np.uint64(slots - 1))
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False, error_model="numpy")
 def find(table: NDArray[np.uint64], fp: np.uint64) -> int:
     """The slot of ``fp``, or the free one where it belongs. The table always has free slots."""
     slots = table.size >> 1
@@ -58,7 +58,7 @@ def find(table: NDArray[np.uint64], fp: np.uint64) -> int:
     return i
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def rehash(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> None:
     """Moves every entry of ``old`` into the empty, larger ``new``."""
     for i in range(old.size >> 1):

@@ -1,6 +1,7 @@
 """Which header blocks a kernel may recognise again.
 
-A block that changes the decoder's table cannot be repeated. In any other, only the device token in APNs'
+A block that changes the decoder's table cannot be repeated. (One with indexing may leave it as it is: what does
+not fit an empty table is not kept.) In any other, only the device token in APNs'
 `:path` differs from request to request; if that path is a plain literal, what stands before and after it is
 kept, and a block with the same bytes around another path says the same.
 """
@@ -32,9 +33,9 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
 
 
 def find_path(block: bytes) -> tuple[int, int] | None:
-    """The bounds of the one `:path` literal in a block that the decoder took; None for none, or an indexing field.
+    """The bounds of the one `:path` literal in a block that the decoder took; None for none, or one that is not plain.
 
-    The block is well-formed: `hpack` decoded it before.
+    The block is well-formed and left the table as it was: `hpack` decoded it before.
     """
     at, found = 0, None
     while at < len(block):
@@ -42,9 +43,10 @@ def find_path(block: bytes) -> tuple[int, int] | None:
         if first & 0x80:
             _, at = _integer(block, at, 7)
             continue
-        if first & 0xE0:
+        if first & 0xE0 == 0x20:
             return None
-        index, at = _integer(block, at, 4)
+        indexing = bool(first & 0x40)
+        index, at = _integer(block, at, 6 if indexing else 4)
         if index == 0:
             size, at = _integer(block, at, 7)
             at += size
@@ -52,7 +54,7 @@ def find_path(block: bytes) -> tuple[int, int] | None:
         size, at = _integer(block, at, 7)
         at += size
         if index == _PATH_INDEX:
-            if huffman or found:
+            if huffman or indexing or found:
                 return None
             found = (start, at)
     return found

@@ -76,9 +76,11 @@ class SimulatorProcess:
     def start(self) -> SimulatorProcess:
         """Starts the process and waits for its ready line."""
         try:
+            # A session of its own: Ctrl-C at the terminal is for the sender, whose last replies come from here.
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                start_new_session=True,
+            )  # fmt: skip
         except OSError as error:
             raise EnvironmentFault(f"cannot start the simulator: {error.strerror}") from error
         for stream, target in ((self._process.stdout, self._read_stdout), (self._process.stderr, self._read_stderr)):
@@ -117,7 +119,9 @@ class SimulatorProcess:
     def __enter__(self) -> SimulatorProcess:
         return self.start() if self._process is None else self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -162,16 +166,23 @@ class SimulatorProcess:
         return f":\n{text}" if text else ""
 
     def _next_line(self, deadline_s: float) -> dict[str, Any]:
-        try:
-            line = self._lines.get(timeout=deadline_s)
-        except queue.Empty:
-            raise EnvironmentFault(f"the simulator said nothing for {deadline_s:g} s{self._last_words()}") from None
-        if line is None:
-            code = self._running().wait()
-            for thread in self._threads:
-                thread.join()
-            raise EnvironmentFault(f"the simulator ended with exit code {code}{self._last_words()}")
-        document: dict[str, Any] = json.loads(line)
+        text = ""
+        while True:
+            try:
+                line = self._lines.get(timeout=deadline_s)
+            except queue.Empty:
+                raise EnvironmentFault(f"the simulator said nothing for {deadline_s:g} s{self._last_words()}") from None
+            if line is None:
+                code = self._running().wait()
+                for thread in self._threads:
+                    thread.join()
+                raise EnvironmentFault(f"the simulator ended with exit code {code}{self._last_words()}")
+            text += line
+            try:
+                document: dict[str, Any] = json.loads(text)
+                break
+            except ValueError:
+                continue  # an error comes as a document of several lines
         if "error" in document:
             raise _told(document["error"], self._running().wait())
         return document

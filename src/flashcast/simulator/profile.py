@@ -121,6 +121,9 @@ class ProviderProfile(_Table):
         1 << 24, ge=65_535, le=2**31 - 1, description="Our connection flow-control window."
     )
     stream_window_bytes: int = Field(65_535, ge=1, le=2**31 - 1, description="SETTINGS_INITIAL_WINDOW_SIZE.")
+    small_window_share: Share = Field(
+        1.0, description="The share of connections that get the two windows above; the others get ample ones (16 MiB, 65,535 bytes)."
+    )
     window_update_bytes: int = Field(
         0, ge=0, description="Bytes taken before the connection window is given back; 0 for half the window."
     )
@@ -214,6 +217,7 @@ def _misbehaviour(**overrides: object) -> ProviderProfile:
         "goaway_every": 6_000,
         "silence_then_goaway": True,
         "connection_window_bytes": 400_000,
+        "small_window_share": 0.1,
         "window_update_bytes": 50_000,
         "header_table_changes": (TableChange(after=1_500, bytes=0), TableChange(after=500, bytes=128), TableChange(after=500, bytes=4_096)),
         "slow_read_share": 0.05,

@@ -13,10 +13,12 @@ import errno
 import os
 import socket
 import ssl
+import threading
+import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flashcast.errors import ConfigError, EnvironmentFault
@@ -117,13 +119,7 @@ class Channel:
         self._proxy_reply = b""
         self._eof = False
         self._filled = 0
-        host, port = address.proxy or (address.host, address.port)
-        try:
-            family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        except socket.gaierror as error:
-            raise EnvironmentFault(
-                f"cannot resolve {host}: {error.strerror}", remedy=_REMEDY, retryable=True
-            ) from error
+        family, kind, protocol, where = _next_address(*(address.proxy or (address.host, address.port)))
         self.socket = socket.socket(family, kind, protocol)
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -310,6 +306,27 @@ class Channel:
         return EnvironmentFault(f"cannot reach {self.address}: {why}", remedy=_REMEDY, retryable=True)
 
 
+def _next_address(host: str, port: int) -> tuple[int, int, int, Any]:
+    """One of the host's addresses, each in its turn: a launch uses them all, and a dead one is not tried twice in a row.
+
+    A thousand connections ask the resolver once; an answer is good for `_RESOLVED_S`.
+    """
+    with _resolver_lock:
+        found, until, turn = _resolved.get((host, port), ([], 0.0, 0))
+        if time.monotonic() >= until:
+            try:
+                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                raise EnvironmentFault(f"cannot resolve {host}: {_words(error)}", remedy=_REMEDY, retryable=True) from error
+            until = time.monotonic() + _RESOLVED_S
+        _resolved[host, port] = found, until, turn + 1
+        family, kind, protocol, _, where = found[turn % len(found)]
+        return family, kind, protocol, where
+
+
+_RESOLVED_S: Final = 30.0
+_resolver_lock: Final = threading.Lock()
+_resolved: Final[dict[tuple[str, int], tuple[list[Any], float, int]]] = {}
 _REMEDY: Final = "Check the endpoint and proxy in flashcast.toml, and that this machine may connect to them."
 _IN_PROGRESS: Final = frozenset({0, errno.EINPROGRESS})
 

@@ -83,6 +83,7 @@ class Connection:
         self.returned: list[tuple[int, Reason]] = []
         self.closing_reason = ""
         self.round_trip_us: int | None = None
+        self.pinged = False
         self.state = np.zeros(k.STATE_SIZE, np.int64)
         self.state[k.SEND_WINDOW] = self.state[k.INITIAL_WINDOW] = h2.DEFAULT_WINDOW
         self.state[k.NEXT_STREAM] = 1
@@ -165,6 +166,7 @@ class Connection:
         """Asks the peer for a sign of life; its answer sets ``round_trip_us``."""
         opaque = (now_us & (2**64 - 1)).to_bytes(8, "big")
         self._pings[opaque] = now_us
+        self.pinged = True
         self._control += h2.ping(opaque)
 
     def ping_overdue(self, now_us: int, deadline_us: int) -> bool:
@@ -315,13 +317,13 @@ class Connection:
                     self._slot_row, self._slot_sent, self._slot_state, self.state, self.book.histogram, now_us, now_ms,
                 )
             )  # fmt: skip
+            if self._stalled:
+                self._forget_answered()
             for position, size in self._events[: self.state[k.EVENTS]].tolist():
                 head = view[position : position + h2.HEADER_BYTES].tobytes()
                 start = position + h2.HEADER_BYTES
                 payload = view[start : start + size].tobytes()
                 self._frames[head[3]](int.from_bytes(head[5:], "big") & 0x7FFFFFFF, head[4], payload, now_us)
-            if self._stalled:
-                self._forget_answered()
             if self.state[k.ERROR]:
                 code = int(self.state[k.ERROR]) - 1
                 raise ProtocolError(f"the peer broke HTTP/2 framing (error code {code})", code=code)
@@ -439,17 +441,16 @@ class Connection:
         if self.phase is Phase.OPENING:
             self.phase = Phase.OPEN
             self.state[k.MAX_STREAMS] = STREAMS_USED_MAX  # unless the peer says otherwise
-            self._make_slots()
         for at in range(0, len(payload), 6):
             self._on_setting(
                 int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
             )
+        self._make_slots()
         self._control += h2.settings_ack()
 
     def _on_setting(self, identifier: int, value: int) -> None:
         if identifier == h2.SETTINGS_MAX_CONCURRENT_STREAMS:
             self.state[k.MAX_STREAMS] = min(value, STREAMS_USED_MAX)
-            self._make_slots()
         elif identifier == h2.SETTINGS_INITIAL_WINDOW_SIZE:
             if value > h2.WINDOW_MAX:
                 raise ProtocolError(f"initial window of {value} bytes", code=h2.FLOW_CONTROL_ERROR)

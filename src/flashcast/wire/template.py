@@ -179,9 +179,9 @@ class HeaderState:
         if wanted != self._encoder.header_table_size:
             self._encoder.header_table_size = wanted
             changes = self._encoder.table_size_changes
-            if len(changes) > 2:
-                # The smallest and the last are all the peer must hear of (RFC 7541 section 4.2).
-                changes[:] = [min(changes), changes[-1]]
+            # The smallest and the last, and no other: one in between may exceed the limit now in force, and a peer
+            # that keeps changing its mind must not make the list grow (RFC 7541 section 4.2).
+            changes[:] = [min(changes), changes[-1]] if min(changes) < changes[-1] else changes[-1:]
 
     def prime(self, shape: RequestShape) -> tuple[bytes, bytes]:
         """Header bytes before and behind the path; they must be sent, for they change the peer's table."""
