@@ -152,7 +152,8 @@ async def aioapns_client(options: dict[str, Any]) -> dict[str, Any]:
     context = ssl.create_default_context(cafile=str(section.ca_file))
     context.set_alpn_protocols(["h2"])
     client = aioapns.APNs(
-        key=Path(str(section.key_file)).read_text(), key_id=section.key_id, team_id=section.team_id, topic="com.example.app",
+        key=Path(str(section.key_file)).read_text(), key_id=section.key_id, team_id=section.team_id,
+        topic="com.example.app",
         ssl_context=context, max_connections=1,
     )  # fmt: skip
     accepted = 0

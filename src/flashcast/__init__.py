@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,3 +21,33 @@ def __getattr__(name: str) -> Any:
 
         return getattr(sender, name)
     raise AttributeError(f"module 'flashcast' has no attribute {name!r}")
+
+
+def _find_room_for_kernels() -> None:
+    """Names a folder for compiled kernels where numba would find none, and so not even start.
+
+    Its own choices are beside the source and in the user's cache; a container may have neither. Machine code is
+    loaded from there, so the folder must be ours alone.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"))  # noqa: PTH111
+    if "NUMBA_CACHE_DIR" in os.environ or any(map(_can_be_written, (Path(__file__).parent, home))):
+        return
+    import tempfile
+
+    folder = Path(tempfile.gettempdir(), f"flashcast-kernels-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        told = folder.lstat()
+        private = told.st_uid == os.getuid() and not told.st_mode & 0o077 and folder.is_dir()
+        os.environ["NUMBA_CACHE_DIR"] = str(folder) if private else tempfile.mkdtemp(prefix="flashcast-kernels-")
+    except OSError:
+        pass  # nothing can be written anywhere; numba will say so
+
+
+def _can_be_written(folder: Path) -> bool:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+_find_room_for_kernels()

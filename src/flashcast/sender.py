@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -193,7 +194,7 @@ class Sender:
         *,
         provider: Provider | str | None = None,
         columns: Mapping[str, Strings] | None = None,
-        policy: UnknownPolicy = UnknownPolicy.DROP,
+        policy: UnknownPolicy | str = UnknownPolicy.DROP,
         window_s: float = WINDOW_S_DEFAULT,
         pace_per_s: float | None = None,
     ) -> Outcomes:
@@ -203,6 +204,7 @@ class Sender:
         the message's ``{{fields}}``. A token with a wrong character is rejected without being sent. What is not sent
         within ``window_s`` is expired. Raises InputError for arguments that do not fit together.
         """
+        terms = _terms(policy, window_s, pace_per_s)
         chosen = self._provider(message, provider)
         compiled = message.compiled
         shard, rows = await asyncio.to_thread(_prepare, chosen, tokens, compiled, columns or {})
@@ -214,7 +216,7 @@ class Sender:
                 provider=chosen, shards=[shard], chunks=Chunks([shard], None if unsent.all() else unsent), rows=rows,
                 templates=compiled.templates[chosen], head=target.head, path_prefix=target.path_prefix,
                 credential=target.credential, clock=self._clock, lanes=len(crew.lanes),
-                terms=Terms(policy, window_s, target.settings.reply_deadline_s, pace_per_s),
+                terms=replace(terms, reply_deadline_s=target.settings.reply_deadline_s),
             )  # fmt: skip
             began = time.perf_counter()
             await self._carry_out(job, crew)
@@ -222,7 +224,10 @@ class Sender:
 
     def _provider(self, message: Message, provider: Provider | str | None) -> Provider:
         said = list(message.compiled.templates)
-        chosen = Provider(provider) if provider is not None else said[0]
+        try:
+            chosen = Provider(provider) if provider is not None else said[0]
+        except ValueError:
+            raise InputError(f"provider {provider!r} is neither 'apns' nor 'fcm'") from None
         if provider is None and len(said) > 1:
             raise InputError("the message is for both providers", remedy="Say which: send(..., provider='apns').")
         if chosen not in said:
@@ -254,6 +259,18 @@ class Sender:
         for lane in crew.lanes:
             if lane.crashed and lane.fault is not None:
                 raise lane.fault
+
+
+def _terms(policy: UnknownPolicy | str, window_s: float, pace_per_s: float | None) -> Terms:
+    """The rules of one send. Raises InputError naming the argument at fault."""
+    try:
+        chosen = UnknownPolicy(policy)
+    except ValueError:
+        raise InputError(f"policy {policy!r} is neither 'drop' nor 'resend'") from None
+    for name, value in (("window_s", window_s), ("pace_per_s", pace_per_s)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} {value!r}: must be a number above 0")
+    return Terms(chosen, window_s, pace_per_s=pace_per_s)
 
 
 def _wait(crew: Crew, timeout_s: float) -> bool:
@@ -307,6 +324,8 @@ def _lengths(offsets: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 def _strings(values: Strings, name: str) -> Any:
     """Any sequence of strings as an Arrow string array."""
+    if isinstance(values, str | bytes):
+        raise InputError(f"{name}: one string, where an array of strings is wanted", remedy="Put it into a list.")
     try:
         if isinstance(values, np.ndarray) and values.dtype.kind == "S":
             values = pa.array(values, pa.binary()).cast(pa.string())

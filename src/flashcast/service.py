@@ -32,7 +32,7 @@ from flashcast.campaign.load import load_campaign, parse_campaign
 from flashcast.clock import Clock, SystemClock
 from flashcast.deliver.journal import Journal
 from flashcast.deliver.run import Run
-from flashcast.errors import FlashcastError, InputError, SnapshotError
+from flashcast.errors import EnvironmentFault, FlashcastError, InputError, SnapshotError
 from flashcast.model import Provider
 from flashcast.outcomes import Outcome
 from flashcast.report.facts import LaunchFacts
@@ -190,10 +190,12 @@ class LaunchSession:
         """
         assert self.run is not None and self.snapshot is not None and self._journal is not None
         run = self.run
+        unreachable = _unreachable(run)
         run.close()  # from here on nobody else writes to the journal
         run.settle()
         self._faults += run.faults
         ledger, warnings = self._provider_ledger()
+        warnings += unreachable
         document = write_report(self.folder, self.snapshot, self._journal, self._facts(run, warnings), ledger)
         self.note(phase="done")
         for process in range(1, int(self._note["processes"]) + 1):
@@ -266,6 +268,16 @@ class LaunchSession:
 
 
 _WORDS: Final = frozenset({"simulator", "sandbox", "production"})
+
+
+def _unreachable(run: Run) -> tuple[str, ...]:
+    """A sentence for each provider that rows were left for and no connection was open to at the end."""
+    return tuple(
+        f"No connection to {crew.target.address} was open any more when sending ended; {provider} rows that had not "
+        "been sent by then were not sent."
+        for provider, crew in run.crews.items()
+        if not crew.ready and not run.jobs[provider].halted and run.jobs[provider].window_ends_ns() <= run.now_ns()
+    )
 
 
 def read_note(folder: Path) -> dict[str, Any]:
@@ -345,7 +357,13 @@ def make_demo_audience(folder: Path, devices: int, apns_share: float, seed: int,
     """Writes the demo's synthetic device table as Parquet and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "devices.parquet"
-    write_synthetic(path, devices, apns_share, seed, progress)
+    try:
+        write_synthetic(path, devices, apns_share, seed, progress)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"cannot write the demo's devices to {path}: {error.strerror or error}",
+            remedy="Free disk space, or name another folder with --state.",
+        ) from error
     return path
 
 

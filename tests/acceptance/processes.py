@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+
 from flashcast.audience.synthetic import write_synthetic
 from flashcast.deliver.journal import Journal
 
@@ -47,7 +48,10 @@ class Finished:
 
 
 def flashcast(
-    *args: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, before: Callable[[], None] | None = None
+    *args: object,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Finished:
     """Runs one command to its end, without a terminal or input."""
     return Running(*args, cwd=cwd, env=env, before=before).wait()
@@ -57,7 +61,11 @@ class Running:
     """A command that goes on; a session of its own, so that a signal to it is for it alone."""
 
     def __init__(
-        self, *args: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, before: Callable[[], None] | None = None
+        self,
+        *args: object,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, args)], cwd=cwd, env={**os.environ, **(env or {})}, text=True, encoding="utf-8",

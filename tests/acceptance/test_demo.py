@@ -42,9 +42,7 @@ def at(document: dict[str, Any], key: str) -> Any:
     return document
 
 
-@pytest.mark.parametrize(
-    ("share", "profile"), [(0.0, "ideal"), (1.0, "ideal"), (0.5, "ideal"), (0.5, "realistic")]
-)
+@pytest.mark.parametrize(("share", "profile"), [(0.0, "ideal"), (1.0, "ideal"), (0.5, "ideal"), (0.5, "realistic")])
 def test_the_books_of_a_small_demo_balance(share: float, profile: str, state: Path) -> None:
     done = flashcast("demo", "--devices", 20_000, "--apns-share", share, "--profile", profile, "--seed", 3, "--json")
     assert done.code == 0, done.told
@@ -98,7 +96,9 @@ def test_a_demo_can_be_as_small_as_one_device(rows: int, state: Path) -> None:
         (("--devices", "many"), ("--devices", "many")),
     ],
 )
-def test_a_wrong_option_is_named_and_leaves_nothing(options: tuple[object, ...], names: tuple[str, ...], state: Path) -> None:
+def test_a_wrong_option_is_named_and_leaves_nothing(
+    options: tuple[object, ...], names: tuple[str, ...], state: Path
+) -> None:
     done = flashcast("demo", *options)
     assert done.code == 2, done.told
     assert all(name in done.told for name in names), done.told

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import Running, balanced, campaign, devices, eventually, flashcast, launches, outcomes_in_journal
+
 from flashcast.outcomes import Outcome
 from flashcast.simulator.process import SimulatorProcess
-from processes import Running, balanced, campaign, devices, eventually, flashcast, launches, outcomes_in_journal
 
 ROWS = 6_000
 
@@ -151,5 +153,45 @@ def test_a_snapshot_that_changed_since_is_refused(
     done = flashcast("resume")
     assert done.code == 2, done.told
     assert shard.name in done.err
-    assert "sealed" in done.err
+    assert "changed after sealing" in done.err
     assert realistic.counts()["received"] == before
+
+
+def test_an_endpoint_that_dies_leaves_unknown_and_expired_rows_and_the_launch_ends_with_its_window(
+    state: Path, tmp_path: Path
+) -> None:
+    devices(tmp_path / "devices.parquet", ROWS)
+    slow = campaign(tmp_path / "slow.toml", pace=1_000, top="window_s = 4")
+    with SimulatorProcess(tmp_path / "dying", "realistic") as dying:
+        running = Running(
+            "launch", slow, "-a", tmp_path / "devices.parquet", "--yes", "--json", "--to", dying.config_path
+        )
+        eventually(lambda: settled(state) >= 1_000, running)
+        before = dying.counts()["accepted"]
+    done = running.wait()
+    assert done.code == 0, done.told
+    assert balanced(done.document)
+    outcomes = done.document["outcomes"]
+    assert outcomes["accepted"] + outcomes["unknown"] + outcomes["rejected"] >= before, (
+        "what was taken is accounted for"
+    )
+    assert outcomes["expired"] == done.document["reasons"]["WindowClosed"] > 1_000
+    assert any("No connection to" in warning for warning in done.document["warnings"])
+
+
+def test_a_simulator_that_dies_does_not_take_the_report_with_it(state: Path, tmp_path: Path) -> None:
+    devices(tmp_path / "devices.parquet", ROWS)
+    slow = campaign(tmp_path / "slow.toml", pace=1_000, top="window_s = 4")
+    running = Running("launch", slow, "-a", tmp_path / "devices.parquet", "--yes", "--json")
+    eventually(lambda: settled(state) >= 1_000, running)
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+    if not children.exists():
+        pytest.skip("this system does not tell a process's children")
+    (child,) = map(int, children.read_text().split())
+    os.kill(child, signal.SIGKILL)
+    done = running.wait()
+    assert done.code == 3, done.told
+    assert "the simulator ended with exit code -9" in done.err
+    assert balanced(done.document)
+    assert done.document["simulator"] is None
+    assert any("books are lost" in warning for warning in done.document["warnings"])

@@ -441,6 +441,15 @@ def test_the_body_of_an_error_is_kept_up_to_a_bound() -> None:
     assert client.replies[0].body == b"x" * 8_192
 
 
+def test_a_header_without_a_name_does_no_harm() -> None:
+    client = opened(2)
+    client.volley()
+    client.receive(frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x8c\0\0\x01x"))
+    client.receive(frame(HEADERS, END_HEADERS | END_STREAM, 3, b"\x88\0\0\x01x"))
+    assert client.replies[0].status == 400
+    assert client.connection.accepted == 1
+
+
 def test_padding_around_nothing_is_padding() -> None:
     client = opened(1)
     client.volley()

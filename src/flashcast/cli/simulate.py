@@ -21,16 +21,19 @@ def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     apns_port: Annotated[int, typer.Option(help="Port of APNs; 0 takes a free one.", min=0, max=65_535)] = 0,
     fcm_port: Annotated[int, typer.Option(help="Port of FCM; 0 takes a free one.", min=0, max=65_535)] = 0,
-    folder: Annotated[Path, typer.Option("--dir", help="Where credentials and flashcast.toml are kept.")] = Path(
-        "flashcast-simulator"
-    ),
-    ledger: Annotated[Path | None, typer.Option(help="Write what each token got to this .npz file at the end.")] = None,
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Where credentials and flashcast.toml are kept.")
+    ] = Path("flashcast-simulator"),
+    ledger: Annotated[
+        Path | None, typer.Option(help="Write what each token got to this .npz file at the end.")
+    ] = None,
     only: Annotated[list[Provider] | None, typer.Option(help="Only this provider; may be repeated.")] = None,
     expected: Annotated[int, typer.Option(help="Tokens to make room for beforehand.", min=0)] = 0,
     end_with_stdin: Annotated[
         bool,
         typer.Option(
-            "--end-with-stdin", help="Also end when standard input ends; a line `counts` there prints the counts."
+            "--end-with-stdin",
+            help="Also end when standard input ends; a line `counts` there prints the counts.",
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -53,7 +56,8 @@ def simulate(
         )
         if not is_loopback(host):
             console.print(
-                f"warning: {host} can be reached from other machines; the simulator takes anything its own credentials sign"
+                f"warning: {host} can be reached from other machines; "
+                "the simulator takes anything its own credentials sign"
             )
         simulator = Simulator(options)
         try:
@@ -64,13 +68,20 @@ def simulate(
             if took_s > 1:
                 console.print(f"compiled the simulator's kernels in {took_s:.1f} s; they are cached")
             ready = {
-                "ready": True, "profile": options.profile.name, "seed": seed, "config": str(config), "dir": str(options.folder),
-                "apns": addresses.url(addresses.apns), "fcm": addresses.url(addresses.fcm), "oauth": addresses.url(addresses.oauth),
-            }  # fmt: skip
+                "ready": True,
+                "profile": options.profile.name,
+                "seed": seed,
+                "config": str(config),
+                "dir": str(options.folder),
+                "apns": addresses.url(addresses.apns),
+                "fcm": addresses.url(addresses.fcm),
+                "oauth": addresses.url(addresses.oauth),
+            }
             _serve(simulator, ready, as_json=as_json, end_with_stdin=end_with_stdin)
-            _print(simulator.ledger.summary(), as_json=as_json)
+            # The books first: whoever started us may be gone, and with it the reader of our standard output.
             if ledger is not None:
                 simulator.ledger.save(ledger)
+            _print(simulator.ledger.summary(), as_json=as_json)
         finally:
             simulator.close()
 

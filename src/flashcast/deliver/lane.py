@@ -429,6 +429,8 @@ class Lane:
         self.histogram[bucket_of(reply.waited_us)] += 1
         reason = meaning(job.provider, reply.status, reply.body)
         refreshed = ACTIONS.get(reason) is Action.REFRESH and job.refused(sent_ns)
+        if refreshed:
+            job.renew()  # now rather than at the next tick: each request until then would be refused
         self._resolve(job, reply.row, reason, now_ns, wait_s, refreshed=refreshed)
 
     def _resolve(

@@ -79,7 +79,8 @@ class Pacer:
         rate_seen = self._sent / (elapsed_ns / 1e9)
         if share > THROTTLED_SHARE:
             if share > EXHAUSTED_SHARE and self._longest_wait_s > 0:
-                self._rest_until_ns = now_ns + int(self._longest_wait_s * 1e9)
+                # A late reply to an earlier request may name a shorter wait; the longest holds.
+                self._rest_until_ns = max(self._rest_until_ns, now_ns + int(self._longest_wait_s * 1e9))
             base = rate_seen if self._cap is None else min(self._cap, max(rate_seen, RATE_MIN))
             self._cap = max(RATE_MIN, base / 2)
             self._step = max(RATE_MIN, base / 10)

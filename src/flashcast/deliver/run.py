@@ -176,9 +176,13 @@ class Run:
         """What went wrong in lanes that died, which none should."""
         return [lane.fault for c in self.crews.values() for lane in c.lanes if lane.crashed and lane.fault is not None]
 
+    def now_ns(self) -> int:
+        """The time on the launch's clock."""
+        return self._clock.monotonic_ns()
+
     def elapsed_s(self) -> float:
         """Seconds since GO."""
-        return (self._clock.monotonic_ns() - self.go_ns) / 1e9
+        return (self.now_ns() - self.go_ns) / 1e9
 
     def histogram(self) -> NDArray[np.int64]:
         """Reply times of all lanes, int64[BUCKETS] in microseconds."""

@@ -130,10 +130,13 @@ class ServiceAccount:
         expiry = self._credentials.expiry
         # google-auth gives a naive time in UTC.
         lifetime_s = expiry.replace(tzinfo=UTC).timestamp() - time.time() if expiry is not None else 3600.0
+        fresh = f"Bearer {self._credentials.token}"
         if self._authorization != self._refused:
             self._refusals = 0  # the token that is replaced was good
+        elif fresh == self._refused:
+            self._refusals += 1  # the token server has no better one
         self._renew_at = now + max(lifetime_s - _RENEW_BEFORE_S, lifetime_s / 2)
-        self._authorization = f"Bearer {self._credentials.token}"
+        self._authorization = fresh
 
 
 class _Impatient:

@@ -57,7 +57,12 @@ class ApnsGate:
     """
 
     def __init__(
-        self, key: ec.EllipticCurvePublicKey, key_id: str, team_id: str, updates_max: int, updates_window_s: float
+        self,
+        key: ec.EllipticCurvePublicKey,
+        key_id: str,
+        team_id: str,
+        updates_max: int,
+        updates_window_s: float,
     ) -> None:
         self._key, self._key_id, self._team_id = key, key_id, team_id
         self._updates_max, self._updates_window_s = updates_max, updates_window_s
@@ -69,7 +74,9 @@ class ApnsGate:
         """Judges the value of an Authorization header at Unix time ``now_s``."""
         token = bearer(authorization)
         if token is None:
-            return Pass(Reason.MISSING_PROVIDER_TOKEN if authorization is None else Reason.INVALID_PROVIDER_TOKEN)
+            return Pass(
+                Reason.MISSING_PROVIDER_TOKEN if authorization is None else Reason.INVALID_PROVIDER_TOKEN
+            )
         if token not in self._judged:
             if len(self._judged) >= REMEMBERED_MAX:
                 self._judged.clear()
@@ -98,7 +105,11 @@ class ApnsGate:
         except (jwt.PyJWTError, ValueError):
             return Reason.INVALID_PROVIDER_TOKEN, 0.0
         issued = claims.get("iat")
-        if claims.get("iss") != self._team_id or isinstance(issued, bool) or not isinstance(issued, int | float):
+        if (
+            claims.get("iss") != self._team_id
+            or isinstance(issued, bool)
+            or not isinstance(issued, int | float)
+        ):
             return Reason.INVALID_PROVIDER_TOKEN, 0.0
         return Reason.NONE, float(issued)
 

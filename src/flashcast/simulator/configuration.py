@@ -36,12 +36,14 @@ def write_config(options: Options, addresses: Addresses, made: Credentials) -> P
     if apns is not None and Provider.APNS in options.providers:
         lines += ["", "[apns]"]
         lines += _section(profile.apns, profile.reply_deadline_s, {
-            "endpoint": apns, "ca_file": made.ca_file.name, "key_file": made.apns_key.name, "key_id": KEY_ID, "team_id": TEAM_ID,
+            "endpoint": apns, "ca_file": made.ca_file.name,
+            "key_file": made.apns_key.name, "key_id": KEY_ID, "team_id": TEAM_ID,
         })  # fmt: skip
     if fcm is not None and Provider.FCM in options.providers:
         lines += ["", "[fcm]"]
         lines += _section(profile.fcm, profile.reply_deadline_s, {
-            "endpoint": fcm, "ca_file": made.ca_file.name, "service_account_file": made.service_account.name, "project_id": PROJECT_ID,
+            "endpoint": fcm, "ca_file": made.ca_file.name,
+            "service_account_file": made.service_account.name, "project_id": PROJECT_ID,
         })  # fmt: skip
     path = options.folder / CONFIG_NAME
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
@@ -49,5 +51,7 @@ def write_config(options: Options, addresses: Addresses, made: Credentials) -> P
         fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
         fresh.replace(path)
     except OSError as error:
-        raise EnvironmentFault(f"cannot write {path}: {error.strerror}", remedy="Give another folder with --dir.") from error
+        raise EnvironmentFault(
+            f"cannot write {path}: {error.strerror}", remedy="Give another folder with --dir."
+        ) from error
     return path

@@ -12,41 +12,44 @@ Life of a connection:
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 import numpy as np
-from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 from numpy.typing import NDArray
 
 from flashcast.limits import HEADER_LIST_BYTES_MAX
 from flashcast.model import Provider
 from flashcast.outcomes import Reason
+from flashcast.simulator import arrays as a
 from flashcast.simulator import kernels as k
 from flashcast.simulator import memo
+from flashcast.simulator.channel import (
+    CONTROL_FRAMES_MAX,
+    S_HEADER_TABLE_SIZE,
+    S_INITIAL_WINDOW,
+    S_MAX_STREAMS,
+    WINDOW_DEFAULT,
+    Channel,
+    Incoming,
+    Phase,
+)
 from flashcast.simulator.events import NEVER, Event, Schedule
 from flashcast.simulator.faults import Code, ConnectionFault, StreamFault
 from flashcast.simulator.front import Front
 from flashcast.simulator.ledger import G_CONNECTIONS, G_MALFORMED, G_OVER_LIMIT
-from flashcast.simulator.narrow import NarrowReplies
 from flashcast.simulator.replies import (
-    ACK,
     CONTINUATION,
     DATA,
     END_HEADERS,
     END_STREAM,
-    GOAWAY,
     HEADERS,
     PADDED,
     PING,
-    PRIORITY,
     PRIORITY_FLAG,
     PUSH_PROMISE,
-    RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
     frame,
@@ -55,50 +58,18 @@ from flashcast.simulator.rules import HeadVerdict, trailers_malformed
 from flashcast.simulator.verdict import KIND_CUT, KIND_SILENCE
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-WINDOW_DEFAULT: Final = 65_535
-WINDOW_MAX: Final = 2**31 - 1
-WINDOW_AMPLE: Final = 1 << 24
-"""Connection window of a connection that is not to feel it: 150,000 requests between updates."""
 BODY_KEPT_MAX: Final = 65_536
 """Bytes kept of a body; all providers refuse one far shorter."""
 BODY_TOTAL_MAX: Final = 1 << 20
 """A body this long is no notification: ENHANCE_YOUR_CALM."""
 GAPS_MAX: Final = 128
 """Skipped stream ids remembered, to tell an id never used from one that was closed."""
-RESETS_MAX: Final = 16_384
-"""Streams we reset and remember, because frames for them may still be under way."""
-CONTROL_FRAMES_MAX: Final = 10_000
-"""PING, SETTINGS and RST_STREAM frames without a request between them; more is a flood."""
-DRAIN_DEADLINES: Final = 3
-"""A draining connection with silent streams is closed after this many reply deadlines."""
-
-S_HEADER_TABLE_SIZE, S_ENABLE_PUSH, S_MAX_STREAMS, S_INITIAL_WINDOW, S_MAX_FRAME = 1, 2, 3, 4, 5
-_REPLY_DATA_MAX: Final = 1_024
-"""No reply has more body than this, so that a client window at least as large never blocks one."""
 
 _OVER_LIMIT: Final = {
     # pushy issue 356; FCM's documentation of its limits.
     Provider.APNS: "Maximum active streams violated for this endpoint.",
     Provider.FCM: "exceeded_max_concurrent_streams",
 }
-
-
-class Phase(Enum):
-    """Where a connection is in its life."""
-
-    SERVING = "serving"
-    DRAINING = "draining"
-    HANG_UP = "hang up"
-
-
-@dataclass(slots=True)
-class _Stream:
-    """A request that is being received."""
-
-    head: HeadVerdict
-    body: bytearray
-    total: int
-    window: int
 
 
 @dataclass(slots=True)
@@ -111,59 +82,32 @@ class _Block:
     plain: bool
 
 
-class Connection:
+class Connection(Channel):
     """One client. ``certificate``: it proved itself with a client certificate."""
 
     def __init__(self, front: Front, now_ns: int, *, certificate: bool = False) -> None:
-        self._front = front
-        self._certificate = certificate
         profile = front.profile
-        self.wire = k.new_wire()
-        self._state = self.wire.state
-        self._narrow = NarrowReplies(self.wire, self._write)
-        self._decoder = Decoder(max_header_list_size=HEADER_LIST_BYTES_MAX)
-        number = next(front.numbers)
-        self._schedule = Schedule(profile, front.seed, number)
-        self.slow_reader = self._schedule.slow_reader
-        self._connection_window = profile.connection_window_bytes if self._schedule.small_windows else WINDOW_AMPLE
-        self.phase = Phase.SERVING
-        self.abrupt = False
-        self._preface = False
-        self._first_settings = False
-        self._streams: dict[int, _Stream] = {}
-        self._resets: dict[int, None] = {}
-        self._block: _Block | None = None
-        self._gaps: deque[tuple[int, int]] = deque(maxlen=GAPS_MAX)
-        self._unacknowledged: deque[dict[int, int]] = deque()
-        self._acknowledged_limit = False
-        self._client_window = WINDOW_DEFAULT
-        self._memo_until_ns = NEVER
-        self._authenticated = certificate
-        self._last_kept = 0
-        self._cut_stream = 0
-        self._hang_at_ns = NEVER
-        self._controls = 0
-        self._now_ns = now_ns
         limit = profile.streams
         if profile.streams_before_auth is not None and not certificate:
             limit = profile.streams_before_auth
-        s = self._state
-        s[k.S_LAST] = -1
-        s[k.S_WINDOW] = WINDOW_DEFAULT
-        s[k.S_STREAM_WINDOW] = WINDOW_DEFAULT
-        s[k.S_LIMIT] = limit
-        s[k.S_SEND_WINDOW] = WINDOW_DEFAULT
-        s[k.S_NEXT_DUE] = NEVER
-        s[k.S_DIRECT] = 1
-        s[k.S_STOP_AT] = self._schedule.next_at
+        super().__init__(front, now_ns, limit, Schedule(profile, front.seed, next(front.numbers)))
+        self._certificate = certificate
+        self._authenticated = certificate
+        self.slow_reader = self._schedule.slow_reader
+        self.abrupt = False
+        self._preface = False
+        self._block: _Block | None = None
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=GAPS_MAX)
+        self._memo_until_ns = NEVER
+        self._cut_stream = 0
         front.note(G_CONNECTIONS)
         self._open(limit)
 
     def __repr__(self) -> str:
         s = self._state
         return (
-            f"<Connection {self._front.provider} {self.phase.value}: {int(s[k.S_HANDLED])} requests, "
-            f"{int(s[k.S_OPEN])} open of {int(s[k.S_LIMIT])}, {int(s[k.S_SILENT])} silent>"
+            f"<Connection {self._front.provider} {self.phase.value}: {int(s[a.S_HANDLED])} requests, "
+            f"{int(s[a.S_OPEN])} open of {int(s[a.S_LIMIT])}, {int(s[a.S_SILENT])} silent>"
         )
 
     # --- what the IO asks ------------------------------------------------------------------------
@@ -171,19 +115,7 @@ class Connection:
     @property
     def next_due_ns(self) -> int:
         """When `release` should be called; `events.NEVER` for not at all."""
-        return min(int(self._state[k.S_NEXT_DUE]), self._hang_at_ns)
-
-    def take_output(self) -> memoryview | None:
-        """The bytes to send, None for none. Valid until the next call on any connection of the front's desk."""
-        s = self._state
-        size = int(s[k.S_OUT])
-        if size == 0:
-            return None
-        s[k.S_OUT] = 0
-        # From now on the client may know of these streams' ends.
-        s[k.S_OPEN] -= s[k.S_CLOSING]
-        s[k.S_CLOSING] = 0
-        return memoryview(self._front.desk.out)[:size]  # type: ignore[arg-type]
+        return min(int(self._state[a.S_NEXT_DUE]), self._hang_at_ns)
 
     def receive(self, buf: NDArray[np.uint8], n: int, now_ns: int) -> int:
         """Takes ``buf[:n]`` (uint8, `LOAD_SLACK_BYTES` longer than ``n``); returns how many bytes were taken.
@@ -202,11 +134,6 @@ class Connection:
         self._settle_up()
         return p
 
-    @property
-    def wants_flush(self) -> bool:
-        """Whether the output buffer is so full that receiving stopped."""
-        return int(self._state[k.S_OUT]) > k.OUT_BYTES // 2
-
     def release(self, now_ns: int) -> bool:
         """Writes the replies due. Returns whether to take the output and call again."""
         self._now_ns = now_ns
@@ -221,74 +148,24 @@ class Connection:
         """The client is gone."""
         self.phase = Phase.HANG_UP
 
-    # --- output ------------------------------------------------------------------------------------
-
-    def _write(self, data: bytes) -> None:
-        s, out = self._state, self._front.desk.out
-        o = int(s[k.S_OUT])
-        if o + len(data) > out.size:
-            # The slow path stops for a flush at half the buffer; only a flood of control frames gets here.
-            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "too many frames that ask for an answer")
-        out[o : o + len(data)] = np.frombuffer(data, np.uint8)
-        s[k.S_OUT] = o + len(data)
-
     def _open(self, limit: int) -> None:
         profile = self._front.profile
         settings = {S_MAX_STREAMS: limit}
-        stream_window = profile.stream_window_bytes if self._schedule.small_windows else WINDOW_DEFAULT
-        if stream_window != WINDOW_DEFAULT:
-            settings[S_INITIAL_WINDOW] = stream_window
+        if self._stream_window != WINDOW_DEFAULT:
+            settings[S_INITIAL_WINDOW] = self._stream_window
         if profile.header_table_bytes != 4_096:
             settings[S_HEADER_TABLE_SIZE] = profile.header_table_bytes
         self._send_settings(settings)
         extra = self._connection_window - WINDOW_DEFAULT
         if extra > 0:
             self._write(frame(WINDOW_UPDATE, 0, 0, extra.to_bytes(4, "big")))
-            self._state[k.S_WINDOW] += extra
-
-    def _send_settings(self, settings: dict[int, int]) -> None:
-        payload = b"".join(struct.pack(">HI", key, value) for key, value in settings.items())
-        self._write(frame(SETTINGS, 0, 0, payload))
-        self._unacknowledged.append(settings)
-
-    def _go_away(self, last: int, code: Code, debug: bytes) -> None:
-        self._write(frame(GOAWAY, 0, 0, struct.pack(">II", max(last, 0), code) + debug))
-        self._last_kept = max(last, 0)
-        if self.phase is Phase.SERVING:
-            self.phase = Phase.DRAINING
-            self._hang_at_ns = self._now_ns + int(DRAIN_DEADLINES * self._front.reply_deadline_s * 1e9)
+            self._state[a.S_WINDOW] += extra
 
     def _fail(self, fault: ConnectionFault) -> None:
         self._front.note(G_MALFORMED)
-        self._state[k.S_OUT] = min(int(self._state[k.S_OUT]), k.OUT_BYTES - 1_024)
-        self._go_away(int(self._state[k.S_LAST]), fault.code, fault.debug.encode()[:256])
+        self._state[a.S_OUT] = min(int(self._state[a.S_OUT]), a.OUT_BYTES - 1_024)
+        self._go_away(int(self._state[a.S_LAST]), fault.code, fault.debug.encode()[:256])
         self.phase = Phase.HANG_UP
-
-    def _reset(self, stream: int, code: Code) -> None:
-        # What the client sent before it learns of this is no fault (RFC 9113 section 5.1, closed).
-        self._resets[stream] = None
-        if len(self._resets) > RESETS_MAX:
-            del self._resets[next(iter(self._resets))]
-        self._write(frame(RST_STREAM, 0, stream, code.to_bytes(4, "big")))
-
-    def _release(self, now_ns: int) -> bool:
-        if self._state[k.S_DIRECT]:
-            return bool(k.release(now_ns, self.wire, self._front.office, self._front.desk))
-        return self._release_narrow(now_ns)
-
-    def _release_narrow(self, now_ns: int) -> bool:
-        s, pending = self._state, self.wire.pending
-        n = int(s[k.S_PENDING])
-        ready = [i for i in range(n) if pending[k.P_DUE, i] <= now_ns]
-        rows = [tuple(int(value) for value in pending[:, i]) for i in ready[:256]]
-        for row in rows:
-            k.cancel(row[k.P_SID], self.wire)
-            s[k.S_OPEN] += 1
-        for _due, sid, template, high, low in rows:
-            self._narrow.begin(sid, self._front.emit(self.wire, sid, template, high, low).tobytes(), self._client_window)
-        left = pending[k.P_DUE, : int(s[k.S_PENDING])]
-        s[k.S_NEXT_DUE] = int(left.min()) if left.size else NEVER
-        return len(ready) > len(rows)
 
     # --- after every call ----------------------------------------------------------------------------
 
@@ -297,19 +174,19 @@ class Connection:
         s, profile = self._state, self._front.profile
         if self.phase is Phase.HANG_UP:
             return
-        if not s[k.S_DIRECT] and s[k.S_NEXT_DUE] <= self._now_ns:
+        if not s[a.S_DIRECT] and s[a.S_NEXT_DUE] <= self._now_ns:
             self._release_narrow(self._now_ns)
         credit = profile.window_update_bytes or self._connection_window // 2
-        if s[k.S_TAKEN_BYTES] >= credit or (s[k.S_TAKEN_BYTES] and s[k.S_WINDOW] < WINDOW_DEFAULT // 2):
-            taken = int(s[k.S_TAKEN_BYTES])
+        if s[a.S_TAKEN_BYTES] >= credit or (s[a.S_TAKEN_BYTES] and s[a.S_WINDOW] < WINDOW_DEFAULT // 2):
+            taken = int(s[a.S_TAKEN_BYTES])
             self._write(frame(WINDOW_UPDATE, 0, 0, taken.to_bytes(4, "big")))
-            s[k.S_WINDOW] += taken
-            s[k.S_TAKEN_BYTES] = 0
+            s[a.S_WINDOW] += taken
+            s[a.S_TAKEN_BYTES] = 0
         if self.phase is not Phase.DRAINING or self._streams or len(self._narrow):
             return
-        if s[k.S_PENDING] == s[k.S_SILENT] and self._cut_stream:
+        if s[a.S_PENDING] == s[a.S_SILENT] and self._cut_stream:
             self._finish_cut()
-        elif s[k.S_PENDING] == 0:
+        elif s[a.S_PENDING] == 0:
             self.phase = Phase.HANG_UP
 
     # --- receiving -------------------------------------------------------------------------------------
@@ -330,31 +207,39 @@ class Connection:
             if self.phase is Phase.DRAINING:
                 p = int(k.skip_above(buf, p, n, self._last_kept, self.wire)) if self._block is None else p
             elif self._block is None:
-                front.ledger.room_for(2 * k.ROUND)
+                front.ledger.room_for(2 * a.ROUND)
                 p, why = k.scan(
-                    buf, p, n, self._now_ns, self.wire, front.office, front.desk, front.ledger.table, front.ledger.totals
+                    buf,
+                    p,
+                    n,
+                    self._now_ns,
+                    self.wire,
+                    front.office,
+                    front.desk,
+                    front.ledger.table,
+                    front.ledger.totals,
                 )
-                if why == k.NEED_DATA:
+                if why == a.NEED_DATA:
                     return int(p)
-                if why != k.SLOW:
+                if why != a.SLOW:
                     self._stopped(why)
                     continue
             step = self._one_frame(buf, int(p), n)
             if step == 0:
                 return int(p)
             p += step
-            if s[k.S_STOP_AT] <= s[k.S_HANDLED] and self.phase is Phase.SERVING:
+            if s[a.S_STOP_AT] <= s[a.S_HANDLED] and self.phase is Phase.SERVING:
                 self._events()
         return n if self.phase is Phase.HANG_UP else int(p)
 
     def _stopped(self, why: int) -> None:
         """The kernel met something other than a frame for the slow path."""
-        if why == k.EVENT:
+        if why == a.EVENT:
             self._events()
-        elif why == k.CUT:
-            self._cut(int(self._state[k.S_LAST]))
-        elif why == k.SILENT:
-            self._after_silence(int(self._state[k.S_LAST]))
+        elif why == a.CUT:
+            self._cut(int(self._state[a.S_LAST]))
+        elif why == a.SILENT:
+            self._after_silence(int(self._state[a.S_LAST]))
 
     def _one_frame(self, buf: NDArray[np.uint8], p: int, n: int) -> int:
         """Handles the frame at ``p``; returns its length, 0 where it is not all there."""
@@ -362,7 +247,7 @@ class Connection:
             return 0
         head = buf[p : p + 9].tobytes()
         size = int.from_bytes(head[:3], "big")
-        if size > k.FRAME_BYTES_MAX:
+        if size > a.FRAME_BYTES_MAX:
             raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"frame of {size} bytes")
         if p + 9 + size > n:
             return 0
@@ -381,7 +266,7 @@ class Connection:
     def _stream_fault(self, fault: StreamFault) -> None:
         self._front.note(G_MALFORMED)
         if self._streams.pop(fault.stream, None) is not None:
-            self._state[k.S_CLOSING] += 1
+            self._state[a.S_CLOSING] += 1
         elif k.cancel(fault.stream, self.wire):
             pass
         else:
@@ -402,35 +287,6 @@ class Connection:
             if self._controls > CONTROL_FRAMES_MAX:
                 raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "too many control frames")
             self._on_control(kind, flags, stream, payload)
-
-    def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == WINDOW_UPDATE:
-            # A client that reads many replies sends many of these.
-            self._controls -= 1
-            self._on_window_update(stream, payload)
-        elif kind == SETTINGS:
-            self._on_settings(flags, stream, payload)
-        elif kind == RST_STREAM:
-            self._on_reset(stream, payload)
-        elif kind == PING:
-            if stream != 0:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "PING on a stream")
-            if len(payload) != 8:
-                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "PING of another size than 8")
-            if not flags & ACK:
-                self._write(frame(PING, ACK, 0, payload))
-        elif kind == GOAWAY:
-            if stream != 0:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "GOAWAY on a stream")
-            if len(payload) < 8:
-                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "GOAWAY shorter than 8")
-        elif kind == PRIORITY:
-            if stream == 0:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "PRIORITY on stream 0")
-            if len(payload) != 5:
-                raise StreamFault(stream, Code.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
-            if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream:
-                raise StreamFault(stream, Code.PROTOCOL_ERROR, "a stream depends on itself")
 
     # --- requests ------------------------------------------------------------------------------------------
 
@@ -495,24 +351,26 @@ class Connection:
             return
         if stream in self._resets:
             return
-        if stream <= s[k.S_LAST]:
+        if stream <= s[a.S_LAST]:
             used = not any(low <= stream <= high for low, high in self._gaps)
-            if used and (np.any(self.wire.pending[k.P_SID, : s[k.S_PENDING]] == stream) or stream in self._narrow):
+            if used and (
+                np.any(self.wire.pending[a.P_SID, : s[a.S_PENDING]] == stream) or stream in self._narrow
+            ):
                 raise StreamFault(stream, Code.STREAM_CLOSED, "HEADERS after END_STREAM")
             code = Code.STREAM_CLOSED if used else Code.PROTOCOL_ERROR
             raise ConnectionFault(code, "stream id used before")
         if self.phase is not Phase.SERVING:
             return
-        if s[k.S_OPEN] >= s[k.S_LIMIT] or s[k.S_PENDING] >= k.PENDING_MAX - 1:
+        if s[a.S_OPEN] >= s[a.S_LIMIT] or s[a.S_PENDING] >= a.PENDING_MAX - 1:
             self._over_limit(stream)
             return
-        if stream > s[k.S_LAST] + 2:
-            self._gaps.append((int(s[k.S_LAST]) + 2, stream - 2))
-        s[k.S_LAST] = stream
-        s[k.S_OPEN] += 1
+        if stream > s[a.S_LAST] + 2:
+            self._gaps.append((int(s[a.S_LAST]) + 2, stream - 2))
+        s[a.S_LAST] = stream
+        s[a.S_OPEN] += 1
         now_s = self._front.clock.time()
         head = self._front.rules.head(headers, self._certificate, now_s)
-        opened = _Stream(head, bytearray(), 0, int(s[k.S_STREAM_WINDOW]))
+        opened = Incoming(head, bytearray(), 0, int(s[a.S_STREAM_WINDOW]))
         self._streams[stream] = opened
         if head.malformed:
             raise StreamFault(stream, Code.PROTOCOL_ERROR, "malformed request")
@@ -532,13 +390,13 @@ class Connection:
     def _over_limit(self, stream: int) -> None:
         s = self._state
         self._front.note(G_OVER_LIMIT)
-        if not self._acknowledged_limit or s[k.S_OPEN] < s[k.S_LIMIT]:
+        if not self._acknowledged_limit or s[a.S_OPEN] < s[a.S_LIMIT]:
             # The client cannot have known the limit: refused, not processed (RFC 9113 section 5.1.2).
-            s[k.S_LAST] = stream
+            s[a.S_LAST] = stream
             self._reset(stream, Code.REFUSED_STREAM)
             return
         self._front.note(G_MALFORMED)
-        self._go_away(int(s[k.S_LAST]), Code.PROTOCOL_ERROR, _OVER_LIMIT[self._front.provider].encode())
+        self._go_away(int(s[a.S_LAST]), Code.PROTOCOL_ERROR, _OVER_LIMIT[self._front.provider].encode())
 
     def _on_trailers(self, block: _Block, headers: list[tuple[str, str]]) -> None:
         if not block.flags & END_STREAM or trailers_malformed(headers):
@@ -550,16 +408,16 @@ class Connection:
         if stream == 0:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "DATA on stream 0")
         size = len(payload)
-        if size > s[k.S_WINDOW]:
+        if size > s[a.S_WINDOW]:
             raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "connection window exceeded")
-        s[k.S_WINDOW] -= size
-        s[k.S_TAKEN_BYTES] += size
+        s[a.S_WINDOW] -= size
+        s[a.S_TAKEN_BYTES] += size
         data = _unpadded(flags, payload)
         opened = self._streams.get(stream)
         if opened is None:
             if stream in self._resets:
                 return
-            if stream > s[k.S_LAST]:
+            if stream > s[a.S_LAST]:
                 if self.phase is Phase.SERVING or stream % 2 == 0:
                     raise ConnectionFault(Code.PROTOCOL_ERROR, "DATA on an idle stream")
                 return
@@ -578,7 +436,7 @@ class Connection:
             opened.window += size
             self._write(frame(WINDOW_UPDATE, 0, stream, size.to_bytes(4, "big")))
 
-    def _complete(self, stream: int, opened: _Stream) -> None:
+    def _complete(self, stream: int, opened: Incoming) -> None:
         """The request is whole: judge and answer it."""
         head, front = opened.head, self._front
         if head.content_length not in (-1, opened.total):
@@ -604,22 +462,22 @@ class Connection:
 
     def _events(self) -> None:
         s = self._state
-        for event, value in self._schedule.due(int(s[k.S_HANDLED])):
+        for event, value in self._schedule.due(int(s[a.S_HANDLED])):
             if event is Event.STREAMS and self._authenticated:
                 self._send_settings({S_MAX_STREAMS: value})
             elif event is Event.TABLE:
                 self._send_settings({S_HEADER_TABLE_SIZE: value})
             elif event is Event.PING:
-                self._write(frame(PING, 0, 0, int(s[k.S_HANDLED]).to_bytes(8, "big")))
+                self._write(frame(PING, 0, 0, int(s[a.S_HANDLED]).to_bytes(8, "big")))
             elif event is Event.GOAWAY:
                 debug = b'{"reason":"%s"}' % self._front.profile.goaway_reason.encode()
-                self._go_away(int(s[k.S_LAST]), Code.NO_ERROR, debug)
-        s[k.S_STOP_AT] = self._schedule.next_at
+                self._go_away(int(s[a.S_LAST]), Code.NO_ERROR, debug)
+        s[a.S_STOP_AT] = self._schedule.next_at
 
     def _after_silence(self, stream: int) -> None:
         # Nothing else may end this connection before the client has waited in vain.
         if self._front.profile.silence_then_goaway and self.phase is Phase.SERVING:
-            self._go_away(int(self._state[k.S_LAST]), Code.NO_ERROR, b'{"reason":"Shutdown"}')
+            self._go_away(int(self._state[a.S_LAST]), Code.NO_ERROR, b'{"reason":"Shutdown"}')
 
     def _cut(self, stream: int) -> None:
         """Ends the connection inside the reply of ``stream``, and see to it that no other request is in doubt.
@@ -629,14 +487,14 @@ class Connection:
         """
         s = self._state
         self._cut_stream = stream
-        due = self.wire.pending[k.P_DUE, : s[k.S_PENDING]]
-        due[due < k.NEVER] = 0
-        s[k.S_NEXT_DUE] = 0
+        due = self.wire.pending[a.P_DUE, : s[a.S_PENDING]]
+        due[due < a.NEVER] = 0
+        s[a.S_NEXT_DUE] = 0
         for other in list(self._streams):
             self._reset(other, Code.REFUSED_STREAM)
             del self._streams[other]
-            s[k.S_CLOSING] += 1
-        self._go_away(int(s[k.S_LAST]), Code.NO_ERROR, b'{"reason":"Shutdown"}')
+            s[a.S_CLOSING] += 1
+        self._go_away(int(s[a.S_LAST]), Code.NO_ERROR, b'{"reason":"Shutdown"}')
         self._release(self._now_ns)
 
     def _finish_cut(self) -> None:
@@ -644,101 +502,6 @@ class Connection:
         self._write(data[: 9 + 20])
         self.abrupt = True
         self.phase = Phase.HANG_UP
-
-    # --- control frames ----------------------------------------------------------------------------------------
-
-    def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
-        if stream != 0:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "SETTINGS on a stream")
-        if flags & ACK:
-            if payload:
-                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
-            if not self._first_settings or not self._unacknowledged:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "SETTINGS acknowledgement of nothing")
-            self._apply_own(self._unacknowledged.popleft())
-            return
-        if len(payload) % 6:
-            raise ConnectionFault(Code.FRAME_SIZE_ERROR, "SETTINGS of another size than a multiple of 6")
-        self._first_settings = True
-        for key, value in struct.iter_unpack(">HI", payload):
-            self._apply_client(key, value)
-        self._write(frame(SETTINGS, ACK, 0, b""))
-
-    def _apply_own(self, settings: dict[int, int]) -> None:
-        """The client acknowledged: from here on it is held to these."""
-        s = self._state
-        if S_MAX_STREAMS in settings:
-            s[k.S_LIMIT] = settings[S_MAX_STREAMS]
-            self._acknowledged_limit = True
-        if S_INITIAL_WINDOW in settings:
-            delta = settings[S_INITIAL_WINDOW] - int(s[k.S_STREAM_WINDOW])
-            s[k.S_STREAM_WINDOW] += delta
-            for opened in self._streams.values():
-                opened.window += delta
-        if S_HEADER_TABLE_SIZE in settings:
-            self._decoder.max_allowed_table_size = settings[S_HEADER_TABLE_SIZE]
-            if self._decoder.header_table.maxsize > settings[S_HEADER_TABLE_SIZE]:
-                # The next block must begin with a size update; only the slow path sees to that.
-                memo.forget(self.wire)
-
-    def _apply_client(self, key: int, value: int) -> None:
-        s = self._state
-        if key == S_ENABLE_PUSH and value > 1:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
-        if key == S_MAX_FRAME and not 16_384 <= value <= 16_777_215:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of range")
-        if key == S_HEADER_TABLE_SIZE and value < 4_096:
-            s[k.S_SIZE_UPDATE] = 1
-        if key == S_INITIAL_WINDOW:
-            if value > WINDOW_MAX:
-                raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE out of range")
-            self._client_window = value
-            s[k.S_DIRECT] = int(value >= _REPLY_DATA_MAX)
-            self._narrow.pump_all(value)
-
-    def _on_window_update(self, stream: int, payload: bytes) -> None:
-        s = self._state
-        if len(payload) != 4:
-            raise ConnectionFault(Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")
-        more = int.from_bytes(payload, "big") & 0x7FFFFFFF
-        if stream == 0:
-            if more == 0:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-            if s[k.S_SEND_WINDOW] + more > WINDOW_MAX:
-                raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "connection window overflow")
-            s[k.S_SEND_WINDOW] += more
-            self._release(self._now_ns)
-            self._narrow.pump_all(self._client_window)
-            return
-        if stream > s[k.S_LAST] and self.phase is Phase.SERVING:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
-        if more == 0:
-            raise StreamFault(stream, Code.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-        waiting = np.any(self.wire.pending[k.P_SID, : s[k.S_PENDING]] == stream)
-        if not (stream in self._streams or stream in self._narrow or waiting):
-            return
-        extra = self._narrow.extra.get(stream, 0) + more
-        if self._client_window + extra > WINDOW_MAX:
-            raise StreamFault(stream, Code.FLOW_CONTROL_ERROR, "stream window overflow")
-        if len(self._narrow.extra) >= RESETS_MAX:
-            self._narrow.extra.clear()
-        self._narrow.extra[stream] = extra
-        if stream in self._narrow:
-            self._narrow.pump(stream, self._client_window)
-
-    def _on_reset(self, stream: int, payload: bytes) -> None:
-        if stream == 0:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "RST_STREAM on stream 0")
-        if len(payload) != 4:
-            raise ConnectionFault(Code.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")
-        if stream > self._state[k.S_LAST]:
-            if self.phase is Phase.SERVING:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
-            return
-        if self._streams.pop(stream, None) is not None:
-            self._state[k.S_OPEN] -= 1
-        elif not k.cancel(stream, self.wire):
-            self._narrow.drop(stream)
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

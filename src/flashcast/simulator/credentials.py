@@ -91,13 +91,17 @@ def _certificate(
         .not_valid_after(now + timedelta(days=_VALID_DAYS))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
         .add_extension(_key_usage(authority=issuer is None), critical=True)
     )
     if usage is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     if hosts:
-        builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(h) for h in hosts]), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([_general_name(h) for h in hosts]), critical=False
+        )
     return builder.sign(signer, hashes.SHA256())
 
 
@@ -175,7 +179,9 @@ def prepare_credentials(folder: Path, host: str = "127.0.0.1") -> Credentials:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        hosts = tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", *(() if host in ("0.0.0.0", "::") else (host,)))))
+        hosts = tuple(
+            dict.fromkeys(("localhost", "127.0.0.1", "::1", *(() if host in ("0.0.0.0", "::") else (host,))))
+        )
         _authority(folder)
         _signed(folder, "server", "Flashcast simulator", hosts, ExtendedKeyUsageOID.SERVER_AUTH)
         _signed(folder, "client", "Apple Push Services: simulated", (), ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -195,7 +201,8 @@ def prepare_credentials(folder: Path, host: str = "127.0.0.1") -> Credentials:
         )  # fmt: skip
     except OSError as error:
         raise EnvironmentFault(
-            f"cannot keep the simulator's credentials in {folder}: {error.strerror}", remedy="Give another folder with --dir."
+            f"cannot keep the simulator's credentials in {folder}: {error.strerror}",
+            remedy="Give another folder with --dir.",
         ) from error
     except (ValueError, KeyError) as error:
         raise EnvironmentFault(

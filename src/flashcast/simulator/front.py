@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from flashcast.clock import Clock
 from flashcast.model import Provider
 from flashcast.outcomes import Reason
+from flashcast.simulator import arrays as a
 from flashcast.simulator import kernels as k
+from flashcast.simulator.json_kernel import skeleton
 from flashcast.simulator.ledger import PROVIDERS, Ledger
 from flashcast.simulator.profile import Profile, ProviderProfile
 from flashcast.simulator.replies import TEMPLATE_BYTES_MAX, pack, reply
@@ -38,7 +40,7 @@ class Front:
     """
 
     def __init__(
-        self, provider: Provider, profile: Profile, rules: ApnsRules | FcmRules, ledger: Ledger, desk: k.Desk,
+        self, provider: Provider, profile: Profile, rules: ApnsRules | FcmRules, ledger: Ledger, desk: a.Desk,
         seed: int, project: str, clock: Clock,
     ) -> None:  # fmt: skip
         self.provider = provider
@@ -61,18 +63,18 @@ class Front:
     def __repr__(self) -> str:
         return f"<Front {self.provider}, {self.ledger!r}>"
 
-    def _office(self, profile: Profile) -> k.Office:
+    def _office(self, profile: Profile) -> a.Office:
         v, own = self._verdicts, self.profile
         quantiles = own.latency.quantiles_ms()
-        knobs = np.zeros(k.KNOBS, np.int64)
-        knobs[k.K_PROVIDER] = PROVIDERS.index(self.provider)
-        knobs[k.K_QUOTA] = own.quota if own.quota else -1
-        knobs[k.K_QUOTA_ROW] = v.quota_row
-        knobs[k.K_NO_DELAY] = int(max(quantiles) <= 0)
-        knobs[k.K_ODD_SHARE] = int(own.odd_reply_share * 65_536)
-        knobs[k.K_INTERLEAVE] = int(own.interleave)
-        knobs[k.K_TICK_NS] = int(profile.tick_ms * 1e6)
-        return k.Office(
+        knobs = np.zeros(a.KNOBS, np.int64)
+        knobs[a.K_PROVIDER] = PROVIDERS.index(self.provider)
+        knobs[a.K_QUOTA] = own.quota if own.quota else -1
+        knobs[a.K_QUOTA_ROW] = v.quota_row
+        knobs[a.K_NO_DELAY] = int(max(quantiles) <= 0)
+        knobs[a.K_ODD_SHARE] = int(own.odd_reply_share * 65_536)
+        knobs[a.K_INTERLEAVE] = int(own.interleave)
+        knobs[a.K_TICK_NS] = int(profile.tick_ms * 1e6)
+        return a.Office(
             knobs,
             np.array([self.seed, _mix(self.seed)], np.uint64),
             v.bounds,
@@ -81,9 +83,9 @@ class Front:
             v.templates,
             v.meta,
             np.array([int(ms * 1e6) for ms in quantiles], np.int64),
-            np.zeros((k.BODIES, k.BODY_BYTES_MAX + 8), np.uint8),
-            np.full(k.BODIES, -1, np.int64),
-            np.zeros(k.SKELETONS_MAX, np.uint64),
+            np.zeros((a.BODIES, a.BODY_BYTES_MAX + 8), np.uint8),
+            np.full(a.BODIES, -1, np.int64),
+            np.zeros(a.SKELETONS_MAX, np.uint64),
             self.ledger.answers[PROVIDERS.index(self.provider)],
         )
 
@@ -104,25 +106,25 @@ class Front:
 
     def _remember(self, body: bytes) -> None:
         data = np.frombuffer(body + bytes(8), np.uint8)
-        shape = k.skeleton(data, 0, len(body))
-        knobs, count = self.office.knobs, int(self.office.knobs[k.K_SKELETONS])
-        if shape and shape not in self.office.skeletons[:count] and count < k.SKELETONS_MAX:
+        shape = skeleton(data, 0, len(body))
+        knobs, count = self.office.knobs, int(self.office.knobs[a.K_SKELETONS])
+        if shape and shape not in self.office.skeletons[:count] and count < a.SKELETONS_MAX:
             self.office.skeletons[count] = shape
-            knobs[k.K_SKELETONS] = count + 1
+            knobs[a.K_SKELETONS] = count + 1
         start = 0
         if self.provider is Provider.FCM:
             if not body.startswith(_FCM_PREFIX):
                 return
             start = body.index(b'"', len(_FCM_PREFIX))
         size = len(body) - start
-        if size <= k.BODY_BYTES_MAX:
-            ring = int(knobs[k.K_BODY_NEXT])
+        if size <= a.BODY_BYTES_MAX:
+            ring = int(knobs[a.K_BODY_NEXT])
             self.office.bodies[ring, :size] = data[start : len(body)]
             self.office.body_bytes[ring] = size
-            knobs[k.K_BODY_NEXT] = (ring + 1) % k.BODIES
+            knobs[a.K_BODY_NEXT] = (ring + 1) % a.BODIES
 
     def settle(
-        self, wire: k.Wire, sid: int, token: bytes, reason: Reason, request_id: uuid.UUID | None, now_ns: int
+        self, wire: a.Wire, sid: int, token: bytes, reason: Reason, request_id: uuid.UUID | None, now_ns: int
     ) -> int:
         """Judges and answers a request of the slow path; returns the verdict row."""
         fp = np.uint64(0)
@@ -133,16 +135,28 @@ class Front:
         high = low = 0
         if request_id is not None:
             high, low = (int(part) for part in np.frombuffer(request_id.bytes, ">i8"))
-        self.ledger.room_for(k.ROUND)
+        self.ledger.room_for(a.ROUND)
         return int(
-            k.settle(fp, sid, forced, now_ns, high, low, wire, self.office, self.desk, self.ledger.table, self.ledger.totals)
+            k.settle(
+                fp,
+                sid,
+                forced,
+                now_ns,
+                high,
+                low,
+                wire,
+                self.office,
+                self.desk,
+                self.ledger.table,
+                self.ledger.totals,
+            )
         )
 
-    def success(self, wire: k.Wire, sid: int) -> NDArray[np.uint8]:
+    def success(self, wire: a.Wire, sid: int) -> NDArray[np.uint8]:
         """The bytes of a plain success, for a connection that is cut inside them."""
         return self.emit(wire, sid, 0, 0, 0)
 
-    def emit(self, wire: k.Wire, sid: int, template: int, high: int, low: int) -> NDArray[np.uint8]:
+    def emit(self, wire: a.Wire, sid: int, template: int, high: int, low: int) -> NDArray[np.uint8]:
         """The bytes of one reply."""
         out = np.zeros(TEMPLATE_BYTES_MAX + 64, np.uint8)
         return out[: int(k.emit_one(out, 0, sid, template, high, low, wire.state, self.office))]
@@ -154,7 +168,7 @@ class Front:
         window_ns = int(self.profile.quota_window_s * 1e9)
         if now_ns >= self._refill_at_ns:
             self._refill_at_ns = now_ns + window_ns
-            self.office.knobs[k.K_QUOTA] = self.profile.quota
+            self.office.knobs[a.K_QUOTA] = self.profile.quota
         wait_s = max(1, -(-(self._refill_at_ns - now_ns) // 1_000_000_000))
         if wait_s != self._quota_wait_s:
             self._quota_wait_s = wait_s
@@ -162,7 +176,8 @@ class Front:
             reason = Reason.from_code(int(row[V_REASON]))
             styles = ("plain", *self.profile.reply_styles)[: int(row[V_STYLES])]
             first = int(row[V_TEMPLATE])
-            data, meta = pack([reply(self.provider, reason, s, self._project, self.clock.time(), wait_s) for s in styles])
+            data, meta = pack(
+                [reply(self.provider, reason, s, self._project, self.clock.time(), wait_s) for s in styles]
+            )
             self.office.templates[first : first + len(styles)] = data
             self.office.meta[first : first + len(styles)] = meta
-

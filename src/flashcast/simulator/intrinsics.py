@@ -3,18 +3,18 @@
 A byte loop in numba checks every index for a negative sign and is not made into wide loads; a request is
 some 200 bytes, so that alone would cost more than everything else done for it.
 
-`kernel` compiles without numba's reference counting (`_nrt=False`): none of these functions allocates, and two
+Kernels are compiled without numba's reference counting (`_nrt=False`): none of them allocates, and two
 atomic operations for each array at each call made a request cost four times as much (1.19 us against 0.31).
 """
 
-# mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False
+# mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, warn-return-any=False
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic

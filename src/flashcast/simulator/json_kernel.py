@@ -128,7 +128,13 @@ def _word_end(data: NDArray[np.uint8], i: int, stop: int) -> int:
         return i + 4 if data[i] == 116 else -1
     if i + 4 <= stop and data[i + 1] == 117 and data[i + 2] == 108 and data[i + 3] == 108:
         return i + 4 if data[i] == 110 else -1
-    if i + 5 <= stop and data[i + 1] == 97 and data[i + 2] == 108 and data[i + 3] == 115 and data[i + 4] == 101:
+    if (
+        i + 5 <= stop
+        and data[i + 1] == 97
+        and data[i + 2] == 108
+        and data[i + 3] == 115
+        and data[i + 4] == 101
+    ):
         return i + 5 if data[i] == 102 else -1
     return -1
 

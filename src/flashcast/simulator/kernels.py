@@ -17,25 +17,64 @@ overlap), settle.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from flashcast.digest import mix64
+from flashcast.simulator.arrays import (
+    CUT,
+    EVENT,
+    FRAME_BYTES_MAX,
+    K_IDS,
+    K_INTERLEAVE,
+    K_NO_DELAY,
+    K_ODD_SHARE,
+    K_PROVIDER,
+    K_QUOTA,
+    K_QUOTA_ROW,
+    K_TICK_NS,
+    NEED_DATA,
+    NEVER,
+    OUT_BYTES,
+    OUT_FULL,
+    P_DUE,
+    P_ID_HIGH,
+    P_ID_LOW,
+    P_SID,
+    P_TEMPLATE,
+    PENDING_MAX,
+    PENDING_ROWS,
+    ROOM,
+    ROUND,
+    S_CLOSING,
+    S_DIRECT,
+    S_HANDLED,
+    S_LAST,
+    S_LIMIT,
+    S_NEXT_DUE,
+    S_OPEN,
+    S_OUT,
+    S_PENDING,
+    S_SEND_WINDOW,
+    S_SILENT,
+    S_SIZE_UPDATE,
+    S_STOP_AT,
+    S_STREAM_WINDOW,
+    S_TAKEN_BYTES,
+    S_WINDOW,
+    SILENT,
+    SLOW,
+    Desk,
+    Office,
+    Wire,
+)
 from flashcast.simulator.intrinsics import (
-    all_hex,
-    all_token,
     fingerprint,
     hex_digits,
-    load64,
     memcpy,
-    same_bytes,
     store64,
-    token_byte,
 )
-from flashcast.simulator.json_kernel import skeleton
 from flashcast.simulator.ledger import (
     G_ACCEPTED,
     G_BASE,
@@ -47,6 +86,7 @@ from flashcast.simulator.ledger import (
     find,
     home,
 )
+from flashcast.simulator.recognise import recognise
 from flashcast.simulator.replies import (
     M_BLOCK_AT,
     M_DATA_BYTES,
@@ -56,7 +96,6 @@ from flashcast.simulator.replies import (
     M_SID0,
     M_SIDS,
     M_SPLIT_AT,
-    TEMPLATE_BYTES_MAX,
 )
 from flashcast.simulator.verdict import (
     KIND_CUT,
@@ -69,123 +108,6 @@ from flashcast.simulator.verdict import (
     V_STYLES,
     V_TEMPLATE,
 )
-
-ROUND: Final = 256
-NEVER: Final = 2**62
-"""The due time of a silent stream."""
-PENDING_MAX: Final = 8_192
-"""Unanswered requests of a connection: the stream limit, and what was under way when it was lowered."""
-ROOM: Final = TEMPLATE_BYTES_MAX + 64
-OUT_BYTES: Final = 4 * ROUND * ROOM
-MEMO_BLOCKS: Final = 16
-MEMO_BYTES_MAX: Final = 2_048
-"""A block without its path: where the client may keep no table, it carries a 1,024-character access token."""
-BODIES: Final = 8
-BODY_BYTES_MAX: Final = 8_192
-SKELETONS_MAX: Final = 64
-FRAME_BYTES_MAX: Final = 16_384
-
-# A connection's numbers, int64[STATE].
-S_LAST = 0  # highest stream id taken
-S_WINDOW = 1  # what the client may still send on the connection
-S_STREAM_WINDOW = 2  # what it may send on a new stream
-S_OPEN = 3  # streams open, as the client can know at most
-S_CLOSING = 4  # of these, answered in `out`
-S_LIMIT = 5  # streams it may open; NEVER before it acknowledged one
-S_HANDLED = 6  # requests settled on this connection
-S_STOP_AT = 7  # let Python act when that many are
-S_SEND_WINDOW = 8  # what we may still send on the connection
-S_PENDING = 9  # rows of `pending` in use
-S_NEXT_DUE = 10
-S_OUT = 11  # bytes of `out` in use
-S_TAKEN_BYTES = 12  # DATA bytes not yet given back to the connection window
-S_DIRECT = 13  # 1: replies fit the client's stream window
-S_MEMOS = 14
-S_MEMO_NEXT = 15
-S_SIZE_UPDATE = 16  # 1: the next header block must begin with a table size update
-S_SILENT = 17
-STATE: Final = 18
-
-# A provider's numbers, int64[KNOBS].
-K_PROVIDER = 0  # 0 APNs, 1 FCM
-K_QUOTA = 1  # requests left; negative: no quota
-K_QUOTA_ROW = 2
-K_NO_DELAY = 3
-K_ODD_SHARE = 4  # of 65,536
-K_INTERLEAVE = 5
-K_BODY_NEXT = 6
-K_SKELETONS = 7
-K_TICK_NS = 8
-K_IDS = 9  # replies written, for their ids
-KNOBS: Final = 10
-
-B_PREFIX, B_SUFFIX, B_PATH, B_PAYLOAD_MAX, B_CONTENT_LENGTH = range(5)
-MEMO_COLUMNS: Final = 5
-P_DUE, P_SID, P_TEMPLATE, P_ID_HIGH, P_ID_LOW = range(5)
-PENDING_ROWS: Final = 5
-
-# Why `scan` stopped.
-NEED_DATA, SLOW, OUT_FULL, EVENT, CUT, SILENT = range(6)
-
-_PATH_PREFIX = np.frombuffer(b"/3/device/" + bytes(8), np.uint8)
-_FCM_PREFIX = np.frombuffer(b'{"message":{"token":"' + bytes(8), np.uint8)
-_APNS_TOKEN_MIN, _APNS_TOKEN_MAX = 64, 200
-_FCM_TOKEN_MIN, _FCM_TOKEN_MAX = 32, 4_096
-
-
-class Wire(NamedTuple):
-    """One connection's arrays."""
-
-    state: NDArray[np.int64]
-    memo: NDArray[np.int64]
-    memo_bytes: NDArray[np.uint8]
-    pending: NDArray[np.int64]
-
-
-class Office(NamedTuple):
-    """One provider's arrays: the verdict table, the reply templates, what was judged before."""
-
-    knobs: NDArray[np.int64]
-    salt: NDArray[np.uint64]
-    bounds: NDArray[np.uint64]
-    bound_rows: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    templates: NDArray[np.uint8]
-    meta: NDArray[np.int64]
-    latency_ns: NDArray[np.int64]
-    bodies: NDArray[np.uint8]
-    body_bytes: NDArray[np.int64]
-    skeletons: NDArray[np.uint64]
-    answers: NDArray[np.int64]
-
-
-class Desk(NamedTuple):
-    """What every connection of the process shares in turn: the output buffer and the round's notes."""
-
-    out: NDArray[np.uint8]
-    sids: NDArray[np.int64]
-    prints: NDArray[np.uint64]
-    ends: NDArray[np.int64]
-    hold: NDArray[np.uint8]
-
-
-def new_desk() -> Desk:
-    return Desk(
-        np.zeros(OUT_BYTES, np.uint8),
-        np.zeros(ROUND, np.int64),
-        np.zeros(ROUND, np.uint64),
-        np.zeros((2, ROUND), np.int64),
-        np.zeros((8, ROOM), np.uint8),
-    )
-
-
-def new_wire() -> Wire:
-    return Wire(
-        np.zeros(STATE, np.int64),
-        np.zeros((MEMO_BLOCKS, MEMO_COLUMNS), np.int64),
-        np.zeros((MEMO_BLOCKS, MEMO_BYTES_MAX + 8), np.uint8),
-        np.zeros((PENDING_ROWS, PENDING_MAX), np.int64),
-    )
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
@@ -214,7 +136,16 @@ def _write_id(out: NDArray[np.uint8], at: int, provider: int, high: np.uint64, l
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy")
-def _emit(out: NDArray[np.uint8], o: int, sid: int, t: int, high: int, low: int, s: NDArray[np.int64], office: Office) -> int:
+def _emit(
+    out: NDArray[np.uint8],
+    o: int,
+    sid: int,
+    t: int,
+    high: int,
+    low: int,
+    s: NDArray[np.int64],
+    office: Office,
+) -> int:
     """Writes one reply at ``o``; returns the index after it. The caller left `ROOM`."""
     m = office.meta[t]
     length = m[M_LENGTH]
@@ -254,8 +185,13 @@ def _saturate(word: np.uint64, shift: int) -> np.uint64:
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy")
-def _judge(fp: np.uint64, forced: int, office: Office, table: NDArray[np.uint64], totals: NDArray[np.int64]) -> int:
-    """The verdict row of one request, noted in the ledger. ``forced`` >= 0 is a row decided before; ``fp`` 0: no token."""
+def _judge(
+    fp: np.uint64, forced: int, office: Office, table: NDArray[np.uint64], totals: NDArray[np.int64]
+) -> int:
+    """The verdict row of one request, noted in the ledger.
+
+    ``forced`` >= 0 is a row decided before; ``fp`` 0: the request has no token.
+    """
     knobs, rows = office.knobs, office.rows
     own = G_BASE * (1 + knobs[K_PROVIDER])
     totals[own + G_REQUESTS] += 1
@@ -303,7 +239,17 @@ def _judge(fp: np.uint64, forced: int, office: Office, table: NDArray[np.uint64]
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy")
-def _answer(fp: np.uint64, sid: int, row: int, now: int, high: int, low: int, wire: Wire, office: Office, out: NDArray[np.uint8]) -> None:
+def _answer(
+    fp: np.uint64,
+    sid: int,
+    row: int,
+    now: int,
+    high: int,
+    low: int,
+    wire: Wire,
+    office: Office,
+    out: NDArray[np.uint8],
+) -> None:
     """Writes the reply of verdict ``row``, or puts it aside until it is due. The caller left `ROOM` in both."""
     s, rows, knobs = wire.state, office.rows, office.knobs
     h = mix64(fp + office.salt[0])
@@ -349,70 +295,6 @@ def settle(
     return row
 
 
-@njit(nogil=True, _nrt=False, error_model="numpy")
-def _known_body(buf: NDArray[np.uint8], start: int, at: int, stop: int, office: Office) -> bool:
-    """Whether the body ``buf[start:stop]`` was judged before, in what follows ``at`` (after an FCM token)."""
-    size = stop - at
-    for k in range(BODIES):
-        if office.body_bytes[k] == size and same_bytes(buf, at, office.bodies[k], 0, size):
-            return True
-    shape = skeleton(buf, start, stop)
-    for k in range(office.knobs[K_SKELETONS]):
-        if office.skeletons[k] == shape and shape != np.uint64(0):
-            ring = office.knobs[K_BODY_NEXT]
-            if size <= BODY_BYTES_MAX:
-                memcpy(office.bodies[ring], 0, buf, at, size)
-                office.body_bytes[ring] = size
-                office.knobs[K_BODY_NEXT] = (ring + 1) % BODIES
-            return True
-    return False
-
-
-@njit(nogil=True, _nrt=False, error_model="numpy")
-def _hex_token(buf: NDArray[np.uint8], start: int, stop: int) -> bool:
-    size = stop - start
-    if size < _APNS_TOKEN_MIN or size > _APNS_TOKEN_MAX or size & 7:
-        return False
-    good = True
-    for i in range(start, stop, 8):
-        good &= all_hex(load64(buf, i))
-    return good
-
-
-@njit(nogil=True, _nrt=False, error_model="numpy")
-def _fcm_token_end(buf: NDArray[np.uint8], start: int, stop: int) -> int:
-    """The index of the quote after the token that begins at ``start``; -1 where it is no plain token."""
-    i = start
-    while i + 8 <= stop and all_token(load64(buf, i)):
-        i += 8
-    while i < stop and token_byte(buf[i]):
-        i += 1
-    if i >= stop or buf[i] != 34 or i - start < _FCM_TOKEN_MIN or i - start > _FCM_TOKEN_MAX:
-        return -1
-    return i
-
-
-@njit(nogil=True, _nrt=False, error_model="numpy")
-def _path_token(buf: NDArray[np.uint8], at: int, stop: int) -> tuple[int, int]:
-    """The bounds of the device token in the `:path` literal at ``at`` that ends at ``stop``; (0, 0) for any other shape.
-
-    Name index 4, without indexing or never indexed, not Huffman-coded (RFC 7541 section 6.2.2): the length's
-    prefix has 7 bits, and a path of 127 bytes and more has a second octet.
-    """
-    if stop - at < 2 + 10 or (buf[at] != 0x04 and buf[at] != 0x14):
-        return 0, 0
-    size = np.int64(buf[at + 1])
-    start = at + 2
-    if size == 127:
-        if buf[at + 2] >= 0x80:
-            return 0, 0
-        size += np.int64(buf[at + 2])
-        start += 1
-    if size > 127 + 127 or start + size != stop or not same_bytes(buf, start, _PATH_PREFIX, 0, 10):
-        return 0, 0
-    return start + 10, stop
-
-
 @njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def _length(buf: NDArray[np.uint8], p: int) -> int:
     return np.int64(buf[p]) << 16 | np.int64(buf[p + 1]) << 8 | np.int64(buf[p + 2])
@@ -420,49 +302,18 @@ def _length(buf: NDArray[np.uint8], p: int) -> int:
 
 @njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def _stream(buf: NDArray[np.uint8], p: int) -> int:
-    return (np.int64(buf[p + 5]) & 0x7F) << 24 | np.int64(buf[p + 6]) << 16 | np.int64(buf[p + 7]) << 8 | np.int64(buf[p + 8])
+    return (
+        (np.int64(buf[p + 5]) & 0x7F) << 24
+        | np.int64(buf[p + 6]) << 16
+        | np.int64(buf[p + 7]) << 8
+        | np.int64(buf[p + 8])
+    )
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy")
-def _recognise(buf: NDArray[np.uint8], h: int, h_end: int, body_at: int, body_end: int, wire: Wire, office: Office) -> np.uint64:
-    """The fingerprint of the token of a request seen whole, if all of it was judged before; else 0."""
-    size = h_end - h
-    body = body_end - body_at
-    s = wire.state
-    for k in range(s[S_MEMOS]):
-        prefix, suffix = wire.memo[k, B_PREFIX], wire.memo[k, B_SUFFIX]
-        has_path = wire.memo[k, B_PATH] != 0
-        if size < prefix + suffix or (not has_path and size != prefix):
-            continue
-        if not same_bytes(buf, h, wire.memo_bytes[k], 0, prefix):
-            continue
-        if has_path and not same_bytes(buf, h_end - suffix, wire.memo_bytes[k], prefix, suffix):
-            continue
-        expected = wire.memo[k, B_CONTENT_LENGTH]
-        if body > wire.memo[k, B_PAYLOAD_MAX] or (expected >= 0 and expected != body):
-            return np.uint64(0)
-        if office.knobs[K_PROVIDER] == 0:
-            start, stop = _path_token(buf, h + prefix, h_end - suffix)
-            if stop == 0 or not _hex_token(buf, start, stop):
-                return np.uint64(0)
-            body_rest = body_at
-        else:
-            start = body_at + 21
-            if body < 21 + _FCM_TOKEN_MIN or not same_bytes(buf, body_at, _FCM_PREFIX, 0, 21):
-                return np.uint64(0)
-            stop = _fcm_token_end(buf, start, body_end)
-            if stop < 0:
-                return np.uint64(0)
-            body_rest = stop
-        if not _known_body(buf, body_at, body_rest, body_end, office):
-            return np.uint64(0)
-        fp = fingerprint(buf, start, stop)
-        return fp if fp != np.uint64(0) else np.uint64(1)
-    return np.uint64(0)
-
-
-@njit(nogil=True, _nrt=False, error_model="numpy")
-def _gather(buf: NDArray[np.uint8], p: int, n: int, most: int, wire: Wire, office: Office, desk: Desk) -> tuple[int, int]:
+def _gather(
+    buf: NDArray[np.uint8], p: int, n: int, most: int, wire: Wire, office: Office, desk: Desk
+) -> tuple[int, int]:
     """Notes up to ``most`` plain requests from ``buf[p:n]``; returns how many, and why it stopped (-1: ``most``)."""
     s = wire.state
     last = s[S_LAST]
@@ -473,7 +324,13 @@ def _gather(buf: NDArray[np.uint8], p: int, n: int, most: int, wire: Wire, offic
         size = _length(buf, p)
         # Only END_HEADERS may be set, and the id must be the next one.
         sid = _stream(buf, p)
-        if buf[p + 3] != 1 or buf[p + 4] != 4 or sid != last + 2 or size > FRAME_BYTES_MAX or buf[p + 5] >= 0x80:
+        if (
+            buf[p + 3] != 1
+            or buf[p + 4] != 4
+            or sid != last + 2
+            or size > FRAME_BYTES_MAX
+            or buf[p + 5] >= 0x80
+        ):
             return m, SLOW
         d = p + 9 + size
         if d + 9 > n:
@@ -487,7 +344,7 @@ def _gather(buf: NDArray[np.uint8], p: int, n: int, most: int, wire: Wire, offic
             return m, SLOW
         if end > n:
             return m, NEED_DATA
-        fp = _recognise(buf, p + 9, d, d + 9, end, wire, office)
+        fp = recognise(buf, p + 9, d, d + 9, end, wire, office)
         if fp == np.uint64(0):
             return m, SLOW
         desk.sids[m], desk.prints[m], desk.ends[0, m], desk.ends[1, m] = sid, fp, end, body
@@ -596,7 +453,16 @@ def _let_go(desk: Desk, s: NDArray[np.int64], held: int) -> int:
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
-def emit_one(out: NDArray[np.uint8], at: int, sid: int, t: int, high: int, low: int, s: NDArray[np.int64], office: Office) -> int:
+def emit_one(
+    out: NDArray[np.uint8],
+    at: int,
+    sid: int,
+    t: int,
+    high: int,
+    low: int,
+    s: NDArray[np.int64],
+    office: Office,
+) -> int:
     """Writes reply template ``t`` at ``at``; returns the index after it. For the slow path, which cuts it up."""
     return _emit(out, at, sid, t, high, low, s, office)
 
@@ -644,6 +510,3 @@ def print_of(data: NDArray[np.uint8], start: int, stop: int) -> np.uint64:
     """The ledger's key of the token ``data[start:stop]``: its fingerprint, never 0."""
     fp = fingerprint(data, start, stop)
     return fp if fp != np.uint64(0) else np.uint64(1)
-
-
-KERNELS: Final[tuple[Any, ...]] = (scan, release, settle, emit_one, cancel, skip_above, print_of, skeleton)

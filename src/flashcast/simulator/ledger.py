@@ -11,7 +11,7 @@ Counts stop at 65,535. The table doubles when it is 60 % full. It holds no token
 request may safely be repeated (429, REFUSED_STREAM, APNs 500 and 503, an expired credential) is *judged* only.
 """
 
-# mypy: disallow-untyped-decorators=False
+# mypy: disallow-untyped-decorators=False, warn-return-any=False
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ G_BASE: Final = 8
 @njit(nogil=True, _nrt=False, error_model="numpy", inline="always")
 def home(fp: np.uint64, slots: int) -> int:
     """The first slot to look in. The low bits of a fingerprint are as good as any."""
-    return np.int64(fp & np.uint64(slots - 1))
+    return np.int64(fp & np.uint64(slots - 1))  # type: ignore[return-value]
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy")
@@ -76,8 +76,8 @@ class LedgerCounts:
     difference; ``accepted`` of them taken; ``malformed`` requests and connections with a protocol fault;
     ``requests`` all requests read, answered or not; ``by_reason`` answers by reason, success under "accepted".
     The arrays have one entry per token seen: ``fingerprint`` uint64 (`flashcast.digest.fingerprint64`),
-    ``judged``, ``received_by_token`` and ``accepted_by_token`` uint32, ``reason`` uint8 (last `Reason.code`), ``provider`` uint8
-    (0 APNs, 1 FCM).
+    ``judged``, ``received_by_token`` and ``accepted_by_token`` uint32, ``reason`` uint8 (last `Reason.code`),
+    ``provider`` uint8 (0 APNs, 1 FCM).
     """
 
     received: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashcast.simulator import kernels as k
+from flashcast.simulator import arrays as a
 
 _PATH_INDEX = 4
 """`:path: /` in HPACK's static table."""
@@ -60,7 +60,7 @@ def find_path(block: bytes) -> tuple[int, int] | None:
     return found
 
 
-def remember(wire: k.Wire, block: bytes, with_path: bool, payload_max: int, content_length: int) -> None:
+def remember(wire: a.Wire, block: bytes, with_path: bool, payload_max: int, content_length: int) -> None:
     """Keeps a block that was judged good; ``with_path`` when its `:path` may differ."""
     prefix, suffix = block, b""
     if with_path:
@@ -68,17 +68,17 @@ def remember(wire: k.Wire, block: bytes, with_path: bool, payload_max: int, cont
         if bounds is None:
             return
         prefix, suffix = block[: bounds[0]], block[bounds[1] :]
-    if len(prefix) + len(suffix) > k.MEMO_BYTES_MAX:
+    if len(prefix) + len(suffix) > a.MEMO_BYTES_MAX:
         return
-    row = int(wire.state[k.S_MEMO_NEXT])
+    row = int(wire.state[a.S_MEMO_NEXT])
     joined = np.frombuffer(prefix + suffix, np.uint8)
     wire.memo_bytes[row, : joined.size] = joined
     wire.memo[row] = (len(prefix), len(suffix), int(with_path), payload_max, content_length)
-    wire.state[k.S_MEMO_NEXT] = (row + 1) % k.MEMO_BLOCKS
-    wire.state[k.S_MEMOS] = min(int(wire.state[k.S_MEMOS]) + 1, k.MEMO_BLOCKS)
+    wire.state[a.S_MEMO_NEXT] = (row + 1) % a.MEMO_BLOCKS
+    wire.state[a.S_MEMOS] = min(int(wire.state[a.S_MEMOS]) + 1, a.MEMO_BLOCKS)
 
 
-def forget(wire: k.Wire) -> None:
+def forget(wire: a.Wire) -> None:
     """Drops everything: the table the blocks refer to has changed, or the credential in it has expired."""
-    wire.state[k.S_MEMOS] = 0
-    wire.state[k.S_MEMO_NEXT] = 0
+    wire.state[a.S_MEMOS] = 0
+    wire.state[a.S_MEMO_NEXT] = 0

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flashcast.simulator import kernels as k
+from flashcast.simulator import arrays as a
 from flashcast.simulator.replies import DATA, END_STREAM, PADDED, frame
 
 
@@ -34,7 +34,7 @@ def _split(data: bytes) -> list[tuple[int, int, int, bytes]]:
 class NarrowReplies:
     """The DATA that waits, per stream. ``write`` takes bytes for the client."""
 
-    def __init__(self, wire: k.Wire, write: Callable[[bytes], None]) -> None:
+    def __init__(self, wire: a.Wire, write: Callable[[bytes], None]) -> None:
         self._wire = wire
         self._write = write
         self._blocked: dict[int, _Blocked] = {}
@@ -70,12 +70,12 @@ class NarrowReplies:
                 self._write(frame(kind, flags, stream, payload))
                 blocked.frames.popleft()
                 continue
-            room = min(initial_window + self.extra.get(stream, 0) - blocked.sent, int(s[k.S_SEND_WINDOW]))
+            room = min(initial_window + self.extra.get(stream, 0) - blocked.sent, int(s[a.S_SEND_WINDOW]))
             if payload and room <= 0:
                 return
             piece, rest = payload[: max(room, 0)], payload[max(room, 0) :]
             blocked.sent += len(piece)
-            s[k.S_SEND_WINDOW] -= len(piece)
+            s[a.S_SEND_WINDOW] -= len(piece)
             self._write(frame(DATA, flags & ~END_STREAM if rest else flags, stream, piece))
             if rest:
                 blocked.frames[0] = (kind, flags, rest)
@@ -83,7 +83,7 @@ class NarrowReplies:
                 blocked.frames.popleft()
         del self._blocked[stream]
         self.extra.pop(stream, None)
-        s[k.S_CLOSING] += 1
+        s[a.S_CLOSING] += 1
 
     def pump_all(self, initial_window: int) -> None:
         """Sends more of every stream, oldest first."""
@@ -93,7 +93,5 @@ class NarrowReplies:
     def drop(self, stream: int) -> None:
         """The client reset the stream."""
         if self._blocked.pop(stream, None) is not None:
-            self._wire.state[k.S_OPEN] -= 1
+            self._wire.state[a.S_OPEN] -= 1
         self.extra.pop(stream, None)
-
-

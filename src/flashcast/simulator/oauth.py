@@ -1,6 +1,7 @@
 """The token endpoint: just enough HTTP/1.1 to answer `POST /token`.
 
-Sources: RFC 9112 (messages), RFC 7523 (the assertion grant), Google, "Using OAuth 2.0 for server to server applications".
+Sources: RFC 9112 (messages), RFC 7523 (the assertion grant), Google, "Using OAuth 2.0 for server to
+server applications".
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from flashcast.simulator.auth import FcmGate, Grant
 HEAD_BYTES_MAX: Final = 16_384
 BODY_BYTES_MAX: Final = 65_536
 TOKEN_PATH: Final = "/token"
-_REASONS: Final = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large"}
+_REASONS: Final = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+}
 
 
 class OAuthConnection:
@@ -47,7 +54,12 @@ class OAuthConnection:
             name, _, value = line.partition(":")
             headers[name.strip().lower()] = value.strip()
         length = headers.get("content-length", "0")
-        if len(request) != 3 or not request[2].startswith("HTTP/1.") or not length.isdigit() or "transfer-encoding" in headers:
+        if (
+            len(request) != 3
+            or not request[2].startswith("HTTP/1.")
+            or not length.isdigit()
+            or "transfer-encoding" in headers
+        ):
             self._refuse(400)
             return False
         if int(length) > BODY_BYTES_MAX:

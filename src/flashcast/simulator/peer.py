@@ -79,14 +79,14 @@ class TlsPeer:
         read = self._tls.read
         while size < len(plain):
             try:
-                got = read(len(plain) - size, plain[size:])  # type: ignore[arg-type]
+                got = read(len(plain) - size, plain[size:])
             except ssl.SSLWantReadError:
                 break
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return size, False
             if not got:
                 return size, False
-            size += int(got)  # type: ignore[call-overload]
+            size += int(got)
         return size, True
 
     def write(self, plain: memoryview | bytes, split_bytes: int = 0) -> None:
@@ -99,10 +99,13 @@ class TlsPeer:
         self.flush()
 
     def flush(self) -> None:
-        """Sends ciphertext as far as the socket takes it."""
+        """Sends ciphertext as far as the socket takes it; after the last of it, the end of our direction."""
         while True:
             if self._unsent is None:
                 if not self._outgoing.pending:
+                    if self.finished:
+                        with contextlib.suppress(OSError):
+                            self.sock.shutdown(socket.SHUT_WR)
                     return
                 self._unsent = memoryview(self._outgoing.read())
             try:
@@ -113,14 +116,12 @@ class TlsPeer:
 
     def finish(self, *, abrupt: bool) -> None:
         """Ends our direction; ``abrupt`` leaves out TLS's close_notify, as a broken connection would."""
-        self.finished = True
         if not abrupt:
             # unwrap() writes our close_notify and then wants the client's, which comes when it pleases.
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
+        self.finished = True
         self.flush()
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Frees the socket."""

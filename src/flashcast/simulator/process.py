@@ -83,7 +83,10 @@ class SimulatorProcess:
             )  # fmt: skip
         except OSError as error:
             raise EnvironmentFault(f"cannot start the simulator: {error.strerror}") from error
-        for stream, target in ((self._process.stdout, self._read_stdout), (self._process.stderr, self._read_stderr)):
+        for stream, target in (
+            (self._process.stdout, self._read_stdout),
+            (self._process.stderr, self._read_stderr),
+        ):
             thread = threading.Thread(target=target, args=(stream,), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -113,7 +116,9 @@ class SimulatorProcess:
             raise EnvironmentFault(f"the simulator did not end within {STOP_DEADLINE_S:g} s") from None
         self._close()
         if process.returncode != 0:
-            raise EnvironmentFault(f"the simulator ended with exit code {process.returncode}{self._last_words()}")
+            raise EnvironmentFault(
+                f"the simulator ended with exit code {process.returncode}{self._last_words()}"
+            )
         return load_ledger(self._ledger)
 
     def __enter__(self) -> SimulatorProcess:
@@ -171,7 +176,9 @@ class SimulatorProcess:
             try:
                 line = self._lines.get(timeout=deadline_s)
             except queue.Empty:
-                raise EnvironmentFault(f"the simulator said nothing for {deadline_s:g} s{self._last_words()}") from None
+                raise EnvironmentFault(
+                    f"the simulator said nothing for {deadline_s:g} s{self._last_words()}"
+                ) from None
             if line is None:
                 code = self._running().wait()
                 for thread in self._threads:

@@ -22,7 +22,15 @@ from flashcast.outcomes import APNS_STATUS, FCM_STATUS, Reason
 STREAMS_MAX: Final = 4_000
 """Streams a profile may allow: a connection keeps room for this many unanswered requests."""
 WIRE_FAULTS: Final = ("silence", "reset", "refused", "cut")
-REPLY_STYLES: Final = ("padded", "continuation", "informational", "unknown-frames", "split-data", "literal", "trailers")
+REPLY_STYLES: Final = (
+    "padded",
+    "continuation",
+    "informational",
+    "unknown-frames",
+    "split-data",
+    "literal",
+    "trailers",
+)
 LATENCY_STEPS: Final = 4_096
 """A latency distribution is drawn from this many quantiles."""
 
@@ -37,13 +45,18 @@ class Latency(_Table):
     """How long after a request its reply is written."""
 
     kind: Literal["constant", "uniform", "lognormal"] = Field(
-        "constant", description="`constant` (ms), `uniform` (min_ms to max_ms), `lognormal` (median_ms, sigma)."
+        "constant",
+        description="`constant` (ms), `uniform` (min_ms to max_ms), `lognormal` (median_ms, sigma).",
     )
     ms: float = Field(0.0, ge=0, description="The delay of `constant`, in milliseconds.")
     min_ms: float = Field(0.0, ge=0, description="The least delay of `uniform`.")
-    max_ms: float = Field(0.0, ge=0, description="The greatest delay of `uniform`; caps `lognormal` where set.")
+    max_ms: float = Field(
+        0.0, ge=0, description="The greatest delay of `uniform`; caps `lognormal` where set."
+    )
     median_ms: float = Field(0.0, ge=0, description="The median of `lognormal`.")
-    sigma: float = Field(0.5, gt=0, le=3, description="The spread of `lognormal`: the deviation of the logarithm.")
+    sigma: float = Field(
+        0.5, gt=0, le=3, description="The spread of `lognormal`: the deviation of the logarithm."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Latency:
@@ -73,16 +86,23 @@ class Reply(_Table):
 
     reason: str = Field(
         description="A reason of the provider, or `silence` (taken, never answered), `reset` (taken, RST_STREAM "
-        "INTERNAL_ERROR), `refused` (not taken, RST_STREAM REFUSED_STREAM), `cut` (taken, the connection ends inside the reply)."
+        "INTERNAL_ERROR), `refused` (not taken, RST_STREAM REFUSED_STREAM), `cut` (taken, the connection ends inside "
+        "the reply)."
     )
     share: Share = Field(description="The share of tokens it happens to.")
     attempts: int = Field(
-        0, ge=0, le=100, description="How many of a token's first requests are answered so: 1 to this many, by token; 0 all of them."
+        0,
+        ge=0,
+        le=100,
+        description="How many of a token's first requests are answered so: 1 to this many, by token; 0 all of them.",
     )
     taken: bool | None = Field(
-        None, description="Whether the message was taken all the same. By default as the provider means the reason."
+        None,
+        description="Whether the message was taken all the same. By default as the provider means the reason.",
     )
-    retry_after_s: int | None = Field(None, ge=0, le=3600, description="Adds a Retry-After header to the reply.")
+    retry_after_s: int | None = Field(
+        None, ge=0, le=3600, description="Adds a Retry-After header to the reply."
+    )
 
 
 class StreamChange(_Table):
@@ -102,60 +122,95 @@ class TableChange(_Table):
 class ProviderProfile(_Table):
     """`[apns]` and `[fcm]`: one provider's behaviour."""
 
-    latency: Latency = Field(default_factory=lambda: Latency(), description="Delay from a request's last byte to its reply.")
-    replies: tuple[Reply, ...] = Field((), description="What happens to some devices; the other requests are accepted.")
+    latency: Latency = Field(
+        default_factory=lambda: Latency(), description="Delay from a request's last byte to its reply."
+    )
+    replies: tuple[Reply, ...] = Field(
+        (), description="What happens to some devices; the other requests are accepted."
+    )
     streams: int = Field(1_000, ge=1, le=STREAMS_MAX, description="SETTINGS_MAX_CONCURRENT_STREAMS.")
     streams_before_auth: int | None = Field(
-        None, ge=1, le=STREAMS_MAX, description="The limit until the connection's first request with valid credentials."
+        None,
+        ge=1,
+        le=STREAMS_MAX,
+        description="The limit until the connection's first request with valid credentials.",
     )
-    stream_changes: tuple[StreamChange, ...] = Field((), description="Later limits, one after the other, then again from the first.")
-    goaway_every: int = Field(0, ge=0, description="GOAWAY after about this many requests on a connection; 0 never.")
+    stream_changes: tuple[StreamChange, ...] = Field(
+        (), description="Later limits, one after the other, then again from the first."
+    )
+    goaway_every: int = Field(
+        0, ge=0, description="GOAWAY after about this many requests on a connection; 0 never."
+    )
     goaway_reason: str = Field("Shutdown", description="The reason in GOAWAY's debug data.")
     silence_then_goaway: bool = Field(
         False,
-        description="After a silent stream the connection takes no new ones (GOAWAY), so that a later `cut` cannot end the silence early.",
+        description="After a silent stream the connection takes no new ones (GOAWAY), so that a later `cut` cannot "
+        "end the silence early.",
     )
-    quota: int = Field(0, ge=0, description="Requests per quota window over all connections, then 429; 0 no quota.")
+    quota: int = Field(
+        0, ge=0, description="Requests per quota window over all connections, then 429; 0 no quota."
+    )
     quota_window_s: float = Field(60.0, gt=0, description="The quota's bucket is refilled whole this often.")
     connection_window_bytes: int = Field(
         1 << 24, ge=65_535, le=2**31 - 1, description="Our connection flow-control window."
     )
     stream_window_bytes: int = Field(65_535, ge=1, le=2**31 - 1, description="SETTINGS_INITIAL_WINDOW_SIZE.")
     small_window_share: Share = Field(
-        1.0, description="The share of connections that get the two windows above; the others get ample ones (16 MiB, 65,535 bytes)."
+        1.0,
+        description="The share of connections that get the two windows above; the others get ample ones "
+        "(16 MiB, 65,535 bytes).",
     )
     window_update_bytes: int = Field(
         0, ge=0, description="Bytes taken before the connection window is given back; 0 for half the window."
     )
     header_table_bytes: int = Field(4_096, ge=0, le=65_536, description="SETTINGS_HEADER_TABLE_SIZE.")
-    header_table_changes: tuple[TableChange, ...] = Field((), description="Later sizes, one after the other, then again from the first.")
+    header_table_changes: tuple[TableChange, ...] = Field(
+        (), description="Later sizes, one after the other, then again from the first."
+    )
     slow_read_share: Share = Field(0.0, description="The share of connections that are read slowly.")
     slow_read_bytes_per_ms: int = Field(64, ge=1, description="How fast those are read.")
     ping_every: int = Field(0, ge=0, description="PING after this many requests on a connection; 0 never.")
-    reply_styles: tuple[Literal["padded", "continuation", "informational", "unknown-frames", "split-data", "literal", "trailers"], ...] = Field(
-        (), description="Unusual but legal ways to frame a reply."
-    )
+    reply_styles: tuple[
+        Literal[
+            "padded", "continuation", "informational", "unknown-frames", "split-data", "literal", "trailers"
+        ],
+        ...,
+    ] = Field((), description="Unusual but legal ways to frame a reply.")
     odd_reply_share: Share = Field(0.0, description="The share of replies framed in one of `reply_styles`.")
-    interleave: bool = Field(False, description="DATA frames of up to eight delayed replies come after all their HEADERS.")
-    split_every: int = Field(0, ge=0, description="Every so many writes go out one byte per TLS record; 0 never.")
+    interleave: bool = Field(
+        False, description="DATA frames of up to eight delayed replies come after all their HEADERS."
+    )
+    split_every: int = Field(
+        0, ge=0, description="Every so many writes go out one byte per TLS record; 0 never."
+    )
     split_bytes: int = Field(2_000, ge=1, le=65_536, description="How much of such a write is split.")
     token_updates_max: int = Field(
-        10, ge=1, description="Different provider JWTs a team may show within `token_update_window_s`; then 429 TooManyProviderTokenUpdates."
+        10,
+        ge=1,
+        description="Different provider JWTs a team may show within `token_update_window_s`; then 429 "
+        "TooManyProviderTokenUpdates.",
     )
     token_update_window_s: float = Field(1_200.0, gt=0, description="The span of that count.")
-    topics: tuple[str, ...] = Field((), description="The topics of this team; any other is TopicDisallowed. Empty: all are known.")
+    topics: tuple[str, ...] = Field(
+        (), description="The topics of this team; any other is TopicDisallowed. Empty: all are known."
+    )
 
 
 class Profile(_Table):
     """The whole of a profile file."""
 
     name: str = Field("custom", description="What the ready line calls it.")
-    reply_deadline_s: float = Field(REPLY_DEADLINE_S, gt=0, description="Written to the sender's flashcast.toml.")
-    access_token_lifetime_s: int = Field(3_600, ge=1, description="`expires_in` of the OAuth tokens, and how long FCM takes them.")
+    reply_deadline_s: float = Field(
+        REPLY_DEADLINE_S, gt=0, description="Written to the sender's flashcast.toml."
+    )
+    access_token_lifetime_s: int = Field(
+        3_600, ge=1, description="`expires_in` of the OAuth tokens, and how long FCM takes them."
+    )
     tick_ms: float = Field(1.0, gt=0, le=100, description="Delayed replies are written at multiples of this.")
     apns: ProviderProfile = Field(default_factory=lambda: ProviderProfile(), description="How APNs behaves.")
     fcm: ProviderProfile = Field(
-        default_factory=lambda: ProviderProfile(streams=FCM_STREAMS), description="How FCM behaves; `streams` is 100 by default."
+        default_factory=lambda: ProviderProfile(streams=FCM_STREAMS),
+        description="How FCM behaves; `streams` is 100 by default.",
     )
 
     @model_validator(mode="before")
@@ -173,7 +228,10 @@ class Profile(_Table):
             replies = self.of(provider).replies
             for reply in replies:
                 if reply.reason not in words:
-                    raise ValueError(f"{provider}.replies: {provider} has no reason {reply.reason!r}; known: {', '.join(sorted(words))}")
+                    raise ValueError(
+                        f"{provider}.replies: {provider} has no reason {reply.reason!r}; "
+                        f"known: {', '.join(sorted(words))}"
+                    )
             if sum(reply.share for reply in replies) > 1.0 + 1e-9:
                 raise ValueError(f"{provider}.replies: the shares sum to more than 1")
         return self
@@ -194,16 +252,20 @@ def _realistic() -> Profile:
     return Profile(
         name="realistic",
         apns=ProviderProfile(
-            latency=Latency(ms=40.0), streams_before_auth=1, replies=(Reply(reason=Reason.UNREGISTERED.value, share=_GONE),)
+            latency=Latency(ms=40.0),
+            streams_before_auth=1,
+            replies=(Reply(reason=Reason.UNREGISTERED.value, share=_GONE),),
         ),
         fcm=ProviderProfile(
-            latency=Latency(ms=100.0), streams=FCM_STREAMS, replies=(Reply(reason=Reason.FCM_UNREGISTERED.value, share=_GONE),)
+            latency=Latency(ms=100.0),
+            streams=FCM_STREAMS,
+            replies=(Reply(reason=Reason.FCM_UNREGISTERED.value, share=_GONE),),
         ),
     )
 
 
 def _wire_faults() -> tuple[Reply, ...]:
-    # Rare enough that a run of 200,000 devices waits for some dozens of silences and replaces some dozens of connections.
+    # Rare enough that a run of 200,000 devices waits for some dozens of silences and replaces as many connections.
     return (
         Reply(reason="refused", share=0.002, attempts=2),
         Reply(reason="reset", share=0.001, attempts=1),
@@ -219,7 +281,11 @@ def _misbehaviour(**overrides: object) -> ProviderProfile:
         "connection_window_bytes": 400_000,
         "small_window_share": 0.1,
         "window_update_bytes": 50_000,
-        "header_table_changes": (TableChange(after=1_500, bytes=0), TableChange(after=500, bytes=128), TableChange(after=500, bytes=4_096)),
+        "header_table_changes": (
+            TableChange(after=1_500, bytes=0),
+            TableChange(after=500, bytes=128),
+            TableChange(after=500, bytes=4_096),
+        ),
         "slow_read_share": 0.05,
         "slow_read_bytes_per_ms": 2_000,
         "ping_every": 1_000,
@@ -305,4 +371,6 @@ def load_profile(name: str | Path) -> Profile:
             f"  {'.'.join(str(part) for part in fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_input=False, include_url=False)
         )
-        raise ConfigError(f"{path} is wrong:\n{faults}", remedy="docs/reference/simulator.md lists every key.") from None
+        raise ConfigError(
+            f"{path} is wrong:\n{faults}", remedy="docs/reference/simulator.md lists every key."
+        ) from None

@@ -31,7 +31,16 @@ END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY_FLAG = 0x1, 0x1, 0x4, 0x8, 0x20
 _GREASE: Final = 0xFA
 """A frame type nobody defined; RFC 9113 section 4.1 has receivers ignore it."""
 
-M_LENGTH, M_SIDS, M_SID0, M_ID_AT, M_HEADERS_AT, M_BLOCK_AT, M_DATA_BYTES, M_SPLIT_AT = 0, 1, 2, 10, 11, 12, 13, 14
+M_LENGTH, M_SIDS, M_SID0, M_ID_AT, M_HEADERS_AT, M_BLOCK_AT, M_DATA_BYTES, M_SPLIT_AT = (
+    0,
+    1,
+    2,
+    10,
+    11,
+    12,
+    13,
+    14,
+)
 META_COLUMNS: Final = 15
 
 UUID_HOLE: Final = b"00000000-0000-0000-0000-000000000000"
@@ -66,9 +75,9 @@ def status_line(status: int, *, as_literal: bool = False) -> bytes:
 class Template:
     """A reply's bytes and where its holes are.
 
-    ``sids`` offsets of the 4-byte stream ids; ``id_at`` offset of the UUID or message id, -1 for none; ``headers_at`` and
-    ``block_at`` the first HEADERS frame and its header block, -1 for none; ``data_bytes`` what counts against
-    the client's windows; ``split_at`` offset of the first DATA frame, 0 for none.
+    ``sids`` offsets of the 4-byte stream ids; ``id_at`` offset of the UUID or message id, -1 for none;
+    ``headers_at`` and ``block_at`` the first HEADERS frame and its header block, -1 for none; ``data_bytes`` what
+    counts against the client's windows; ``split_at`` offset of the first DATA frame, 0 for none.
     """
 
     data: bytes
@@ -102,7 +111,13 @@ class _Builder:
 
     def done(self, hole: bytes) -> Template:
         return Template(
-            bytes(self.data), tuple(self.sids), self.data.find(hole), self.headers_at, self.block_at, self.data_bytes, self.split_at
+            bytes(self.data),
+            tuple(self.sids),
+            self.data.find(hole),
+            self.headers_at,
+            self.block_at,
+            self.data_bytes,
+            self.split_at,
         )
 
 
@@ -221,7 +236,11 @@ def reply(
         body = b"" if reason is Reason.NONE else apns_body(reason, now_s)
         return build(style, status, literal(b"apns-id", UUID_HOLE) + lines, body, UUID_HOLE)
     status = 200 if reason is Reason.NONE else FCM_STATUS[reason]
-    body = f'{{"name":"projects/{project}/messages/0:'.encode() + MESSAGE_ID_HOLE + b'"}' if status == 200 else fcm_body(reason)
+    body = (
+        f'{{"name":"projects/{project}/messages/0:'.encode() + MESSAGE_ID_HOLE + b'"}'
+        if status == 200
+        else fcm_body(reason)
+    )
     # Name index 31 is `content-type`.
     kind = b"application/json; charset=UTF-8"
     return build(style, status, b"\x0f\x10" + bytes((len(kind),)) + kind + lines, body, MESSAGE_ID_HOLE)

@@ -34,10 +34,12 @@ _TOPIC: Final = re.compile(r"[A-Za-z0-9.\-_]{1,255}\Z")
 _HEX: Final = re.compile(r"[0-9A-Fa-f]+\Z")
 _FCM_TOKEN: Final = re.compile(r"[A-Za-z0-9_:.\-]+\Z")
 PUSH_TYPES: Final = {
-    "alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity", "pushtotalk", "widgets", "controls",
+    "alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity",
+    "pushtotalk", "widgets", "controls",
 }  # fmt: skip
 _MESSAGE_FIELDS: Final = {
-    "name", "token", "topic", "condition", "fid", "data", "notification", "android", "webpush", "apns", "fcmOptions", "fcm_options",
+    "name", "token", "topic", "condition", "fid", "data", "notification", "android", "webpush", "apns",
+    "fcmOptions", "fcm_options",
 }  # fmt: skip
 
 
@@ -62,7 +64,10 @@ class HeadVerdict:
 
 @dataclass(frozen=True, slots=True)
 class BodyVerdict:
-    """What a body says: ``reason``, FCM's device ``token``, whether it was no JSON, whether the shape may be remembered."""
+    """What a body says.
+
+    ``reason``; FCM's device ``token``; whether it was no JSON; ``plain``: its shape may be remembered.
+    """
 
     reason: Reason = Reason.NONE
     token: bytes = b""
@@ -160,7 +165,11 @@ class ApnsRules:
         if reason is Reason.NONE:
             reason = self._headers_fault(regular, certificate)
         key = b""
-        if _HEX.match(token) and len(token) % 2 == 0 and APNS_TOKEN_HEX_MIN <= len(token) <= APNS_TOKEN_HEX_MAX:
+        if (
+            _HEX.match(token)
+            and len(token) % 2 == 0
+            and APNS_TOKEN_HEX_MIN <= len(token) <= APNS_TOKEN_HEX_MAX
+        ):
             key = token.lower().encode()
         elif reason is Reason.NONE:
             reason = Reason.BAD_DEVICE_TOKEN
@@ -182,7 +191,9 @@ class ApnsRules:
         priority = regular.get("apns-priority", "10")
         if push_type not in PUSH_TYPES:
             return Reason.INVALID_PUSH_TYPE
-        if priority not in ("1", "5", "10") or (push_type == "background" and priority == "10" and "apns-priority" in regular):
+        if priority not in ("1", "5", "10") or (
+            push_type == "background" and priority == "10" and "apns-priority" in regular
+        ):
             return Reason.BAD_PRIORITY
         expiration = regular.get("apns-expiration", "0")
         if not (expiration.isascii() and expiration.isdigit() and len(expiration) <= 12):
@@ -246,7 +257,10 @@ class FcmRules:
         message = document.get("message")
         if not isinstance(message, dict) or not set(document) <= {"message", "validate_only", "validateOnly"}:
             return BodyVerdict(bad)
-        if not set(message) <= _MESSAGE_FIELDS or sum(key in message for key in ("token", "topic", "condition", "fid")) != 1:
+        if (
+            not set(message) <= _MESSAGE_FIELDS
+            or sum(key in message for key in ("token", "topic", "condition", "fid")) != 1
+        ):
             return BodyVerdict(bad)
         token = message.get("token", "")
         if "token" in message and not (isinstance(token, str) and _FCM_TOKEN.match(token)):

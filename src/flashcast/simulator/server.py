@@ -23,12 +23,22 @@ import numpy as np
 from flashcast.clock import Clock, SystemClock
 from flashcast.errors import EnvironmentFault
 from flashcast.model import Provider
+from flashcast.simulator import arrays as a
 from flashcast.simulator import kernels as k
 from flashcast.simulator.auth import ApnsGate, FcmGate
-from flashcast.simulator.connection import Connection, Phase
-from flashcast.simulator.credentials import CLIENT_EMAIL, KEY_ID, PROJECT_ID, TEAM_ID, Credentials, prepare_credentials
+from flashcast.simulator.channel import Phase
+from flashcast.simulator.connection import Connection
+from flashcast.simulator.credentials import (
+    CLIENT_EMAIL,
+    KEY_ID,
+    PROJECT_ID,
+    TEAM_ID,
+    Credentials,
+    prepare_credentials,
+)
 from flashcast.simulator.front import Front
 from flashcast.simulator.intrinsics import LOAD_SLACK_BYTES
+from flashcast.simulator.json_kernel import skeleton
 from flashcast.simulator.ledger import G_MALFORMED, Ledger, LedgerCounts
 from flashcast.simulator.oauth import TOKEN_PATH, OAuthConnection
 from flashcast.simulator.peer import CIPHER_BYTES, LINGER_S, TlsPeer
@@ -40,6 +50,8 @@ PEERS_MAX: Final = 4_096
 """Connections at once; each costs a descriptor and some 0.4 MiB."""
 _PLAIN_BYTES: Final = 2 * CIPHER_BYTES
 _IDLE_S: Final = 1.0
+_SLOW_READ_BYTES: Final = 1_024
+"""What a slow reader takes at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,11 +63,12 @@ class _Client:
     http2: Connection | None = None
     http1: OAuthConnection | None = None
     leftover: bytes = b""
-    due_ns: int = k.NEVER
+    due_ns: int = a.NEVER
     slow: bool = False
     paused_until_ns: int = 0
+    read_at_ns: int = 0
     writes: int = 0
-    linger_until_ns: int = k.NEVER
+    linger_until_ns: int = a.NEVER
     events: int = selectors.EVENT_READ
 
 
@@ -99,16 +112,16 @@ def is_loopback(host: str) -> bool:
 def compile_kernels() -> float:
     """Compiles, or loads from the cache, every kernel; returns the seconds it took."""
     started = time.monotonic()
-    wire, desk = k.new_wire(), k.new_desk()
-    office = k.Office(
-        np.zeros(k.KNOBS, np.int64), np.zeros(2, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64),
+    wire, desk = a.new_wire(), a.new_desk()
+    office = a.Office(
+        np.zeros(a.KNOBS, np.int64), np.zeros(2, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64),
         np.zeros((1, 7), np.int64), np.zeros((1, 896), np.uint8), np.zeros((1, 15), np.int64), np.zeros(1, np.int64),
-        np.zeros((k.BODIES, k.BODY_BYTES_MAX + 8), np.uint8), np.full(k.BODIES, -1, np.int64),
-        np.zeros(k.SKELETONS_MAX, np.uint64), np.zeros((2, 256), np.int64)[0],
+        np.zeros((a.BODIES, a.BODY_BYTES_MAX + 8), np.uint8), np.full(a.BODIES, -1, np.int64),
+        np.zeros(a.SKELETONS_MAX, np.uint64), np.zeros((2, 256), np.int64)[0],
     )  # fmt: skip
     buffer, ledger = np.zeros(64, np.uint8), Ledger()
-    wire.state[k.S_STOP_AT] = k.NEVER
-    office.knobs[k.K_TICK_NS] = 1
+    wire.state[a.S_STOP_AT] = a.NEVER
+    office.knobs[a.K_TICK_NS] = 1
     k.scan(buffer, 0, 0, 0, wire, office, desk, ledger.table, ledger.totals)
     k.release(0, wire, office, desk)
     k.settle(np.uint64(0), 1, -1, 0, 0, 0, wire, office, desk, ledger.table, ledger.totals)
@@ -116,7 +129,7 @@ def compile_kernels() -> float:
     k.cancel(1, wire)
     k.skip_above(buffer, 0, 0, 0, wire)
     k.print_of(buffer, 0, 8)
-    k.skeleton(buffer, 0, 8)
+    skeleton(buffer, 0, 8)
     ledger.room_for(ledger.table.size)
     return time.monotonic() - started
 
@@ -147,19 +160,26 @@ class Simulator:
     # --- opening --------------------------------------------------------------------------------
 
     def open(self) -> Addresses:
-        """Makes the credentials and listens. Raises EnvironmentFault for a port in use or a folder that cannot be written."""
+        """Makes the credentials and listens.
+
+        Raises EnvironmentFault for a port in use or a folder that cannot be written.
+        """
         options, profile = self.options, self.options.profile
         made = self.credentials = prepare_credentials(options.folder, options.host)
         ports: dict[str, int | None] = {"apns": None, "fcm": None, "oauth": None}
-        desk = k.new_desk()
+        desk = a.new_desk()
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._woken.setblocking(False)
-        fcm_gate = FcmGate(made.account_public, made.account_key_id, CLIENT_EMAIL, profile.access_token_lifetime_s)
+        fcm_gate = FcmGate(
+            made.account_public, made.account_key_id, CLIENT_EMAIL, profile.access_token_lifetime_s
+        )
         for provider in options.providers:
             own = profile.of(provider)
             rules: ApnsRules | FcmRules
             if provider is Provider.APNS:
-                gate = ApnsGate(made.apns_public, KEY_ID, TEAM_ID, own.token_updates_max, own.token_update_window_s)
+                gate = ApnsGate(
+                    made.apns_public, KEY_ID, TEAM_ID, own.token_updates_max, own.token_update_window_s
+                )
                 rules = ApnsRules(gate, own.topics)
             else:
                 rules = FcmRules(fcm_gate, PROJECT_ID)
@@ -198,7 +218,10 @@ class Simulator:
         except OSError as error:
             listener.close()
             if error.errno == errno.EADDRINUSE:
-                message, remedy = f"port {port} on {host} is in use", "Give another port, or 0 for a free one."
+                message, remedy = (
+                    f"port {port} on {host} is in use",
+                    "Give another port, or 0 for a free one.",
+                )
             else:
                 message, remedy = f"cannot listen on {host} port {port}: {error.strerror or error}", ""
             raise EnvironmentFault(message, remedy=remedy) from error
@@ -268,7 +291,9 @@ class Simulator:
 
     # --- clients -------------------------------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket, data: tuple[ssl.SSLContext, Front | None, FcmGate | None]) -> None:
+    def _accept(
+        self, listener: socket.socket, data: tuple[ssl.SSLContext, Front | None, FcmGate | None]
+    ) -> None:
         context, front, gate = data
         try:
             sock, _ = listener.accept()
@@ -288,7 +313,7 @@ class Simulator:
             if client.events:
                 self._selector.unregister(client.peer.sock)
             client.peer.close()
-            client.due_ns = client.linger_until_ns = k.NEVER
+            client.due_ns = client.linger_until_ns = a.NEVER
             client.paused_until_ns = 0
 
     def _serve(self, client: _Client, mask: int) -> None:
@@ -328,8 +353,10 @@ class Simulator:
         if client.slow:
             assert client.front is not None
             rate = client.front.profile.slow_read_bytes_per_ms
-            most = max(rate, 256)
-            client.paused_until_ns = now + most * 1_000_000 // rate
+            # By the time that has passed, so that a busy moment of ours does not make it slower still.
+            most = min(max(rate * (now - client.read_at_ns) // 1_000_000, _SLOW_READ_BYTES), CIPHER_BYTES)
+            client.read_at_ns = now
+            client.paused_until_ns = now + _SLOW_READ_BYTES * 1_000_000 // rate
             self._set_timer(client.paused_until_ns, client)
         still_open = peer.pull(self._cipher, most)
         if not peer.secured:
@@ -363,6 +390,7 @@ class Simulator:
             return
         client.http2 = Connection(client.front, now, certificate=client.peer.has_certificate)
         client.slow = client.http2.slow_reader
+        client.read_at_ns = now
         self._send(client)
 
     def _http2(self, client: _Client, size: int, now: int) -> None:
@@ -427,7 +455,7 @@ class Simulator:
             if client.paused_until_ns and client.paused_until_ns <= now:
                 client.paused_until_ns = 0
             if client.http2 is not None and client.due_ns <= now:
-                client.due_ns = k.NEVER
+                client.due_ns = a.NEVER
                 # A congested client's replies wait; `_serve` goes on when it can be written to.
                 if not client.peer.congested and not client.peer.finished:
                     self._release(client, now)

@@ -65,9 +65,15 @@ def taken_by_default(provider: Provider, reason: Reason) -> bool:
     return provider is Provider.FCM and ACTIONS.get(reason) is Action.RETRY_DOUBTFUL
 
 
-def _row(provider: Provider, reason: Reason, template: int, styles: int, attempts: int, taken: bool) -> list[int]:
-    settled = taken or reason is Reason.NONE or not (
-        ACTIONS.get(reason) in _NOT_TAKEN or reason in _AT_THE_DOOR or taken_by_default(provider, reason)
+def _row(
+    provider: Provider, reason: Reason, template: int, styles: int, attempts: int, taken: bool
+) -> list[int]:
+    settled = (
+        taken
+        or reason is Reason.NONE
+        or not (
+            ACTIONS.get(reason) in _NOT_TAKEN or reason in _AT_THE_DOOR or taken_by_default(provider, reason)
+        )
     )
     accepted = taken or reason is Reason.NONE
     return [template, styles, attempts, int(settled), int(accepted), KIND_REPLY, reason.code]
@@ -83,7 +89,8 @@ class _Compiler:
     def reply_row(self, reason: Reason, attempts: int, taken: bool, retry_after_s: int | None) -> int:
         first = len(self.templates)
         self.templates += [
-            reply(self.provider, reason, style, self.project, self.now_s, retry_after_s) for style in self.styles
+            reply(self.provider, reason, style, self.project, self.now_s, retry_after_s)
+            for style in self.styles
         ]
         self.rows.append(_row(self.provider, reason, first, len(self.styles), attempts, taken))
         return len(self.rows) - 1
@@ -97,7 +104,9 @@ class _Compiler:
         code = _RESET_REFUSED_STREAM if r.reason == "refused" else _RESET_INTERNAL_ERROR
         kind = {"silence": KIND_SILENCE, "cut": KIND_CUT}.get(r.reason, KIND_REPLY)
         self.templates.append(reset(code))
-        self.rows.append([len(self.templates) - 1, 1, r.attempts, int(taken), int(taken), kind, _WIRE[r.reason].code])
+        self.rows.append(
+            [len(self.templates) - 1, 1, r.attempts, int(taken), int(taken), kind, _WIRE[r.reason].code]
+        )
         return len(self.rows) - 1
 
 
@@ -114,5 +123,11 @@ def compile_verdicts(provider: Provider, profile: ProviderProfile, project: str,
     bounds = [min(int(share * 2**64), 2**64 - 1) for share in shares]
     templates, meta = pack(c.templates)
     return Verdicts(
-        np.array(bounds, np.uint64), np.array(bound_rows, np.int64), np.array(c.rows, np.int64), row_of, quota_row, templates, meta
+        np.array(bounds, np.uint64),
+        np.array(bound_rows, np.int64),
+        np.array(c.rows, np.int64),
+        row_of,
+        quota_row,
+        templates,
+        meta,
     )

@@ -307,7 +307,7 @@ class Channel:
 
 
 def _next_address(host: str, port: int) -> tuple[int, int, int, Any]:
-    """One of the host's addresses, each in its turn: a launch uses them all, and a dead one is not tried twice in a row.
+    """One of the host's addresses, each in its turn: all are used, and a dead one is not tried twice in a row.
 
     A thousand connections ask the resolver once; an answer is good for `_RESOLVED_S`.
     """
@@ -317,7 +317,9 @@ def _next_address(host: str, port: int) -> tuple[int, int, int, Any]:
             try:
                 found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except OSError as error:
-                raise EnvironmentFault(f"cannot resolve {host}: {_words(error)}", remedy=_REMEDY, retryable=True) from error
+                raise EnvironmentFault(
+                    f"cannot resolve {host}: {_words(error)}", remedy=_REMEDY, retryable=True
+                ) from error
             until = time.monotonic() + _RESOLVED_S
         _resolved[host, port] = found, until, turn + 1
         family, kind, protocol, _, where = found[turn % len(found)]

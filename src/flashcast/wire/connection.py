@@ -388,7 +388,7 @@ class Connection:
         else:
             self._slot_state[slot] = k.GOT_200 if status == 200 else k.SLOW
             if status != 200:
-                self._partial[stream] = PartialReply(status, {n: v for n, v in headers if n[0] != ":"})
+                self._partial[stream] = PartialReply(status, {n: v for n, v in headers if not n.startswith(":")})
             if end:
                 self._finish(stream)
 
