@@ -223,6 +223,8 @@ class Lane:
                 origin_ns = self._job.origin_ns if self._job is not None else 0
                 while link.read(self._buffer, self._view, self._clock.monotonic_ns, origin_ns):
                     self._note_replies(link)
+                    if not link.channel.more:
+                        break
                 if link.ready != was_ready:
                     self._count_ready()
                     if link.ready:

@@ -15,6 +15,7 @@ request may safely be repeated (429, REFUSED_STREAM, APNs 500 and 503, an expire
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -174,7 +175,7 @@ def load_ledger(path: Path) -> LedgerCounts:
         with np.load(path) as file:
             columns = {name: file[name] for name in file.files}
         return _counts(_summary(columns["totals"], columns["answers"]), columns)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise SnapshotError(f"{path} is not a simulator's ledger: {error}") from error
 
 

@@ -119,6 +119,8 @@ class Channel:
         self._proxy_reply = b""
         self._eof = False
         self._filled = 0
+        self.more = False
+        """Whether the last `receive` may have left something behind that the selector will not tell of."""
         family, kind, protocol, where = _next_address(*(address.proxy or (address.host, address.port)))
         self.socket = socket.socket(family, kind, protocol)
         self.socket.setblocking(False)
@@ -270,6 +272,7 @@ class Channel:
         if self._outgoing.pending:
             self._send_outgoing()  # a key update's answer
         self.bytes_received += size
+        self.more = self._eof or size == len(into) or self._filled == len(self._raw)
         if size == 0 and self._eof:
             raise ConnectionError("closed by the peer")
         return size
