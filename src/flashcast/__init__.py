@@ -29,7 +29,7 @@ def _find_room_for_kernels() -> None:
     Its own choices are beside the source and in the user's cache; a container may have neither. Machine code is
     loaded from there, so the folder must be ours alone.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"))  # noqa: PTH111
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"), "numba")  # noqa: PTH111
     if "NUMBA_CACHE_DIR" in os.environ or any(map(_can_be_written, (Path(__file__).parent, home))):
         return
     import tempfile
@@ -45,8 +45,10 @@ def _find_room_for_kernels() -> None:
 
 
 def _can_be_written(folder: Path) -> bool:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
     return os.access(folder, os.W_OK | os.X_OK)
 
 

@@ -78,7 +78,7 @@ class LaunchSession:
         self._faults: list[FlashcastError] = []
         self._journal: Journal | None = None
         with ExitStack() as opening:
-            opening.enter_context(state.lock(folder.name if folder else "new"))
+            opening.enter_context(state.lock(folder.name if folder else ""))
             self.folder = folder or state.create_launch(self.clock, rng or random.Random())
             self._note: dict[str, Any] = read_note(self.folder) if folder else {"launch": self.folder.name}
             self._stack = opening.pop_all()

@@ -147,7 +147,7 @@ class StateFolder:
             what = f" with launch {launch}" if launch else ""
             raise BusyError(
                 f"the state folder {self.path} is held by {who}{what}",
-                remedy=f"Wait for it to end, press Ctrl-C in it{f' (or: kill -INT {pid})' if pid else ''}, "
+                remedy=f"Wait for it to end, press Ctrl-C in it{f' (or: kill {pid})' if pid else ''}, "
                 "or use another folder with --state.",
                 retryable=True,
             ) from None

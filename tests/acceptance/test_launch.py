@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -99,10 +100,11 @@ def test_enter_is_go_and_ctrl_c_at_the_prompt_sends_nothing(
 
 
 def test_nobody_to_press_enter_is_an_error(hello: Path, table: Path, state: Path) -> None:
-    done = flashcast("launch", hello, "-a", table)
-    assert done.code == 2
-    assert "no terminal" in done.err
-    assert "--yes" in done.err
+    for before in (None, lambda: os.close(0)):
+        done = flashcast("launch", hello, "-a", table, before=before)
+        assert done.code == 2, done.told
+        assert "no terminal" in done.err
+        assert "--yes" in done.err
     assert launches(state) == []
 
 
@@ -120,6 +122,23 @@ def test_names_may_be_strange_and_paths_relative(tmp_path: Path, state: Path, si
     assert len(launches(here / "st ate")) == 1
     assert flashcast("report", "--state", "st ate", "--html", "büro.html", cwd=here).code == 0
     assert (here / "büro.html").exists()
+
+
+def test_a_terminal_without_unicode_still_gets_its_report(
+    tmp_path: Path, state: Path, simulator: SimulatorProcess
+) -> None:
+    devices(tmp_path / "devices.parquet", 20)
+    greetings = campaign(tmp_path / "greetings.toml")
+    greetings.write_text(greetings.read_text().replace('"acceptance"', '"Grüße 🏈"'), encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    words = ("launch", greetings, "-a", tmp_path / "devices.parquet", "--to", simulator.config_path, "--yes")
+    done = flashcast(*words, "--json", env=ascii_only)
+    assert done.code == 0, done.told
+    assert done.document["name"] == "Grüße 🏈"
+    for command in (("report",), ("check", EXAMPLES / "superbowl.toml")):
+        shown = flashcast(*command, env=ascii_only)
+        assert shown.code == 0, shown.told
+        assert "Traceback" not in shown.err
 
 
 def test_every_field_reaches_strangers_byte_by_byte(tmp_path: Path, state: Path) -> None:

@@ -15,7 +15,7 @@ from processes import Running, balanced, campaign, devices, eventually, flashcas
 from flashcast.outcomes import Outcome
 from flashcast.simulator.process import SimulatorProcess
 
-ROWS = 6_000
+ROWS = 4_000
 
 
 def settled(state: Path) -> int:
@@ -38,7 +38,7 @@ def kill_when(running: Running, state: Path, rows: int) -> None:
 
 @pytest.fixture
 def launched(tmp_path: Path) -> list[object]:
-    """The words of a launch that takes three seconds."""
+    """The words of a launch that takes two seconds."""
     devices(tmp_path / "devices.parquet", ROWS)
     slow = campaign(tmp_path / "slow.toml", pace=1_000)
     return ["launch", slow, "--audience", tmp_path / "devices.parquet", "--yes"]
@@ -58,14 +58,14 @@ def check(document: dict[str, Any], counts: dict[str, Any], lost: int) -> None:
 def test_a_killed_launch_is_reported_and_finished_by_resume(
     launched: list[object], state: Path, realistic: SimulatorProcess, tmp_path: Path
 ) -> None:
-    kill_when(Running(*launched, "--to", realistic.config_path, cwd=tmp_path), state, 1_500)
+    kill_when(Running(*launched, "--to", realistic.config_path, cwd=tmp_path), state, 1_000)
     lost = in_flight(state)
     assert 0 < lost < 1_000, "the kill came in mid-launch"
 
     report = flashcast("report", "--json").document
     assert balanced(report)
     assert report["outcomes"]["unknown"] == lost
-    assert report["outcomes"]["unsent"] > 1_000
+    assert report["outcomes"]["unsent"] > 500
     assert any("flashcast resume" in warning for warning in report["warnings"])
 
     done = flashcast("resume", "--json", cwd="/")  # type: ignore[arg-type] - paths do not depend on where we stand
@@ -89,7 +89,7 @@ def test_a_launch_that_is_killed_twice_is_resumed_twice(
 ) -> None:
     kill_when(Running(*launched, "--to", realistic.config_path), state, 1_000)
     lost = in_flight(state)
-    kill_when(Running("resume"), state, 3_000)
+    kill_when(Running("resume"), state, 2_500)
     lost += in_flight(state)
     done = flashcast("resume", "--json")
     assert done.code == 0, done.told
@@ -99,7 +99,7 @@ def test_a_launch_that_is_killed_twice_is_resumed_twice(
 def test_a_demo_that_is_killed_can_be_resumed_and_both_simulators_books_are_compared(
     launched: list[object], state: Path
 ) -> None:
-    kill_when(Running(*launched, "--to", "simulator", "--profile", "realistic"), state, 1_500)
+    kill_when(Running(*launched, "--to", "simulator", "--profile", "realistic"), state, 1_000)
     lost = in_flight(state)
     done = flashcast("resume", "--json")
     assert done.code == 0, done.told
@@ -161,12 +161,12 @@ def test_an_endpoint_that_dies_leaves_unknown_and_expired_rows_and_the_launch_en
     state: Path, tmp_path: Path
 ) -> None:
     devices(tmp_path / "devices.parquet", ROWS)
-    slow = campaign(tmp_path / "slow.toml", pace=1_000, top="window_s = 4")
+    slow = campaign(tmp_path / "slow.toml", pace=1_000, top="window_s = 3")
     with SimulatorProcess(tmp_path / "dying", "realistic") as dying:
         running = Running(
             "launch", slow, "-a", tmp_path / "devices.parquet", "--yes", "--json", "--to", dying.config_path
         )
-        eventually(lambda: settled(state) >= 1_000, running)
+        eventually(lambda: settled(state) >= 500, running)
         before = dying.counts()["accepted"]
     done = running.wait()
     assert done.code == 0, done.told
@@ -181,9 +181,9 @@ def test_an_endpoint_that_dies_leaves_unknown_and_expired_rows_and_the_launch_en
 
 def test_a_simulator_that_dies_does_not_take_the_report_with_it(state: Path, tmp_path: Path) -> None:
     devices(tmp_path / "devices.parquet", ROWS)
-    slow = campaign(tmp_path / "slow.toml", pace=1_000, top="window_s = 4")
+    slow = campaign(tmp_path / "slow.toml", pace=1_000, top="window_s = 3")
     running = Running("launch", slow, "-a", tmp_path / "devices.parquet", "--yes", "--json")
-    eventually(lambda: settled(state) >= 1_000, running)
+    eventually(lambda: settled(state) >= 500, running)
     children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
     if not children.exists():
         pytest.skip("this system does not tell a process's children")

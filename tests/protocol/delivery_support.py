@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from wire_support import columns
 
+from flashcast.clock import Clock
 from flashcast.deliver.claims import Chunks, ShardRows
 from flashcast.deliver.job import Job, RowArrays, Terms
 from flashcast.deliver.lane import Lane
@@ -83,7 +84,7 @@ def fcm_template() -> RequestTemplate:
 def job_for(
     provider: Provider,
     rows: int,
-    clock: LeapingClock,
+    clock: Clock,
     *,
     credential: Secret | None = None,
     terms: Terms | None = None,

@@ -28,7 +28,9 @@ from flashcast.simulator.profile import Profile, ProviderProfile
 from flashcast.simulator.replies import frame
 from flashcast.simulator.rules import ApnsRules, FcmRules
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
+    range(10)
+)
 END_STREAM, ACK, END_HEADERS, PADDED, WITH_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 TOKEN_URI = "https://127.0.0.1:1/token"
 PATH = f"/v1/projects/{PROJECT_ID}/messages:send"
@@ -45,11 +47,12 @@ def device(number: int) -> str:
 
 def registration(number: int) -> str:
     """An FCM registration token."""
-    return f"{hashlib.md5(str(number).encode()).hexdigest()[:22]}:APA91b{hashlib.sha512(str(number).encode()).hexdigest()}"
+    name = str(number).encode()
+    return f"{hashlib.md5(name).hexdigest()[:22]}:APA91b{hashlib.sha512(name).hexdigest()}"
 
 
 def fcm_body(token: str, text: str = "1:0") -> bytes:
-    return ('{"message":{"token":"%s","notification":{"title":"Goal","body":"%s"}}}' % (token, text)).encode()
+    return (f'{{"message":{{"token":"{token}","notification":{{"title":"Goal","body":"{text}"}}}}}}').encode()
 
 
 def frames(data: bytes) -> list[Frame]:
@@ -113,7 +116,12 @@ class Bench:
 
 
 def bench(
-    made: Credentials, provider: Provider, own: ProviderProfile | None = None, *, seed: int = 0, reply_deadline_s: float = 10.0
+    made: Credentials,
+    provider: Provider,
+    own: ProviderProfile | None = None,
+    *,
+    seed: int = 0,
+    reply_deadline_s: float = 10.0,
 ) -> Bench:
     """A provider that behaves as ``own`` says, with a clock that stands still."""
     clock = FixedClock(float(int(time.time())))
@@ -191,12 +199,18 @@ class Line:
 class RawClient(Line):
     """Speaks in frames, and decodes what comes with its own HPACK decoder."""
 
-    def __init__(self, at: Bench, settings: bytes = b"", *, certificate: bool = False, acknowledge: bool = True) -> None:
+    def __init__(
+        self, at: Bench, settings: bytes = b"", *, certificate: bool = False, acknowledge: bool = True
+    ) -> None:
         super().__init__(at, certificate=certificate)
         self.encoder = hpack.Encoder()
         self.decoder = hpack.Decoder()
         self.next_id = 1
-        self.send(PREFACE + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big")))
+        self.send(
+            PREFACE
+            + frame(SETTINGS, 0, 0, settings)
+            + frame(WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big"))
+        )
         if acknowledge:
             self.send(frame(SETTINGS, ACK, 0, b""))
             self.taken()
@@ -204,7 +218,9 @@ class RawClient(Line):
     def request(self, headers: Headers, body: bytes) -> bytes:
         """One request as HEADERS and DATA."""
         stream, self.next_id = self.next_id, self.next_id + 2
-        return frame(HEADERS, END_HEADERS, stream, self.encoder.encode(headers)) + frame(DATA, END_STREAM, stream, body)
+        return frame(HEADERS, END_HEADERS, stream, self.encoder.encode(headers)) + frame(
+            DATA, END_STREAM, stream, body
+        )
 
     def ask(self, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
         """Sends a request and reads its reply, which must come at once."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
-from delivery_support import NO_REPLY, PATIENCE_S, LeapingClock, Secret, finish, job_for, lanes_to, run, start
+from delivery_support import NO_REPLY, PATIENCE_S, LeapingClock, Secret, finish, job_for, lanes_to, run, start, told
 from scripted_server import Peer, Proxy, Request, Script, ScriptedServer, plain_server
 
 from certificates import Certificates, make_certificates
+from flashcast.clock import FixedClock
 from flashcast.deliver.job import Terms
 from flashcast.deliver.lane import Lane
 from flashcast.errors import EnvironmentFault, FlashcastError
@@ -175,43 +177,89 @@ def test_a_graceful_goaway_lets_the_streams_in_flight_end_on_the_old_connection(
     assert max(paths(server).values()) == 1
 
 
+@contextmanager
+def by_hand(server: ScriptedServer, clock: FixedClock, connections: int) -> Iterator[Lane]:
+    """A lane without its thread: the test takes each step itself."""
+    lane = Lane(server.address, server.context, connections, clock, "by hand")
+    try:
+        yield lane
+    finally:
+        for link in list(lane._links):
+            lane._drop(link, None)
+        lane.close()
+
+
+def step(lane: Lane, until: Callable[[], bool]) -> None:
+    """Serves what is ready until ``until`` holds."""
+    while not until():
+        ready = lane._selector.select(PATIENCE_S)
+        assert ready, f"nothing happens to {lane!r}"
+        for key, _ in ready:
+            lane._serve(key.data)
+
+
 def test_what_the_peer_said_before_it_hung_up_is_heard(certificates: Certificates) -> None:
-    """The lane learns of the loss by writing; the GOAWAY that makes its rows safe to repeat is still unread."""
+    """Writing fails first; the GOAWAY that makes the rows safe to repeat is still unread."""
+    closed = threading.Event()
 
     def act(peer: Peer, stream: int, request: Request) -> None:
-        if peer.number > 1:
-            peer.reply(stream)
-        elif stream == 199:
+        if stream == 99:
             for answered in range(1, 51, 2):
                 peer.reply(answered)
-            peer.goaway(49)
+            peer.goaway(51)
             peer.close()
+            closed.set()
 
-    clock = LeapingClock()
-    with (
-        ScriptedServer(certificates, Scripted(act), streams=100) as server,
-        lanes_to(server.address, server.context, clock) as crew,
-    ):
-        assert run(job_for(APNS, 150, clock), crew) == {"accepted": 150}
+    clock = FixedClock()
+    with ScriptedServer(certificates, Scripted(act)) as server, by_hand(server, clock, 1) as lane:
+        lane._open_missing(0)
+        (link,) = lane._links
+        step(lane, lambda: link.ready)
+        job = job_for(APNS, 50, clock)
+        lane._begin(job)
+        assert closed.wait(PATIENCE_S)
+        lane._drop(link, ConnectionError("Broken pipe"))
+        assert told(job) == {"accepted": 25, "unknown ConnectionLost": 1, "unsent GoingAway": 24}
 
 
 def test_a_peer_that_hangs_up_at_once_is_not_dialled_without_a_pause(certificates: Certificates) -> None:
     class Shut(Script):
         def connected(self, peer: Peer) -> None:
-            if peer.number <= 3:
-                peer.goaway(0)
-                peer.close()
+            peer.goaway(0)
 
+    clock = FixedClock()
+    with ScriptedServer(certificates, Shut()) as server, by_hand(server, clock, 8) as lane:
+        lane._open_missing(clock.monotonic_ns())
+        assert len(lane._links) == 8
+        step(lane, lambda: not lane._links)
+        lane._open_missing(clock.monotonic_ns())
+        assert not lane._links
+        clock.advance(30)
+        lane._open_missing(clock.monotonic_ns())
+        assert len(lane._links) == 1, "one finds out whether the peer is well again"
+
+
+def test_doubt_that_waits_for_another_try_is_in_the_journal_already(certificates: Certificates) -> None:
+    """A crash or an abort before the second try must not make it look as if the row had never been sent."""
     clock = LeapingClock()
+    body = b'{"error":{"code":%d,"status":"%s"}}'
+
+    def act(peer: Peer, stream: int, request: Request) -> None:
+        doubtful = b"token-7:" in request.body
+        status, word = (503, b"UNAVAILABLE") if doubtful else (429, b"RESOURCE_EXHAUSTED")
+        peer.reply(stream, status, body % (status, word), retry_after="30")
+
     with (
-        ScriptedServer(certificates, Shut()) as server,
-        lanes_to(server.address, server.context, clock, connections=8) as crew,
+        ScriptedServer(certificates, Scripted(act)) as server,
+        lanes_to(server.address, server.context, clock) as crew,
     ):
-        assert run(job_for(APNS, 50, clock), crew) == {"accepted": 50}
-        assert crew[0]._reopening.not_before_ns >= 0
-        first = [peer.number for peer in server.peers]
-    # Eight at first; after a failure one at a time, until one lasts.
-    assert len(first) <= 8 + 8
+        job = job_for(FCM, 10, clock, terms=Terms(policy=UnknownPolicy.RESEND))
+        start(job, crew)
+        while len(crew[0]._retries) < 10:
+            crew[0].finished.wait(0.005)
+        job.abort()
+        crew[0].wake()
+        assert finish(job, crew) == {"unknown UNAVAILABLE": 1, "unsent RESOURCE_EXHAUSTED": 9}
 
 
 # --- refusals -----------------------------------------------------------------------------------------

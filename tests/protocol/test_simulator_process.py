@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from simulator_support import BODY, device, provider_token
 
 from flashcast.config import load_config
 from flashcast.digest import fingerprints
@@ -26,7 +27,6 @@ from flashcast.outcomes import Reason
 from flashcast.simulator.credentials import prepare_credentials
 from flashcast.simulator.ledger import Ledger, load_ledger
 from flashcast.simulator.process import SimulatorProcess
-from simulator_support import BODY, device, provider_token
 
 COMMAND = [sys.executable, "-m", "flashcast", "simulate"]
 
@@ -44,7 +44,10 @@ def running(folder: Path) -> Iterator[SimulatorProcess]:
 
 def _post(process: SimulatorProcess, numbers: list[int]) -> set[int]:
     made = prepare_credentials(process.folder)
-    headers = {"authorization": f"bearer {provider_token(made, time.time())}", "apns-topic": "com.example.app"}
+    headers = {
+        "authorization": f"bearer {provider_token(made, time.time())}",
+        "apns-topic": "com.example.app",
+    }
     trust = ssl.create_default_context(cafile=made.ca_file)
     with httpx.Client(http2=True, verify=trust, trust_env=False) as client:
         urls = [f"{process.ready['apns']}/3/device/{device(n)}" for n in numbers]
@@ -78,7 +81,9 @@ def test_the_senders_configuration_fits_the_profile(running: SimulatorProcess) -
 
 
 def test_private_keys_are_readable_by_their_owner_alone(running: SimulatorProcess) -> None:
-    secret = [p for p in running.folder.iterdir() if "key" in p.name.lower() or p.name == "service-account.json"]
+    secret = [
+        p for p in running.folder.iterdir() if "key" in p.name.lower() or p.name == "service-account.json"
+    ]
     assert len(secret) >= 4
     assert {stat.S_IMODE(p.stat().st_mode) for p in secret} == {0o600}
 
@@ -87,7 +92,9 @@ def test_credentials_are_used_again_and_renewed_for_another_host(folder: Path) -
     first = prepare_credentials(folder)
     before = {p.name: p.read_bytes() for p in (first.ca_file, first.apns_key, first.server_certificate)}
     again = prepare_credentials(folder)
-    assert {p.name: p.read_bytes() for p in (again.ca_file, again.apns_key, again.server_certificate)} == before
+    assert {
+        p.name: p.read_bytes() for p in (again.ca_file, again.apns_key, again.server_certificate)
+    } == before
     other = prepare_credentials(folder, "10.1.2.3")
     assert other.server_certificate.read_bytes() != before["server.pem"]
     assert other.ca_file.read_bytes() == before["ca.pem"]
@@ -113,7 +120,11 @@ def test_a_port_in_use_is_an_environment_fault_with_exit_code_3(folder: Path) ->
         taken.listen()
         port = taken.getsockname()[1]
         told = subprocess.run(
-            [*COMMAND, "--dir", str(folder), "--apns-port", str(port)], capture_output=True, text=True, timeout=60, check=False
+            [*COMMAND, "--dir", str(folder), "--apns-port", str(port)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
     assert told.returncode == ExitCode.ENVIRONMENT
     assert f"port {port} on 127.0.0.1 is in use" in told.stderr
@@ -126,7 +137,10 @@ def test_a_fault_of_the_child_reaches_the_parent_as_an_error(folder: Path) -> No
 
 def test_an_address_others_can_reach_is_warned_of(folder: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "--dir", str(folder), "--host", "0.0.0.0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "--dir", str(folder), "--host", "0.0.0.0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None

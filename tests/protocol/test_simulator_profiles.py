@@ -6,6 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
+from simulator_support import (
+    BODY,
+    DATA,
+    END_HEADERS,
+    GOAWAY,
+    HEADERS,
+    SETTINGS,
+    Bench,
+    Line,
+    RawClient,
+    StrictClient,
+    bench,
+    frames,
+    profile_file,
+)
 
 from flashcast.errors import ConfigError
 from flashcast.model import Provider
@@ -21,23 +36,6 @@ from flashcast.simulator.profile import (
     TableChange,
     load_profile,
 )
-from simulator_support import (
-    BODY,
-    DATA,
-    END_HEADERS,
-    GOAWAY,
-    HEADERS,
-    PING,
-    RST_STREAM,
-    SETTINGS,
-    Bench,
-    Line,
-    RawClient,
-    StrictClient,
-    bench,
-    frames,
-    profile_file,
-)
 
 BOTH = pytest.mark.parametrize("provider", list(Provider))
 
@@ -47,7 +45,9 @@ def _client(made: Credentials, provider: Provider, **settings: object) -> Strict
 
 
 @BOTH
-def test_a_constant_latency_holds_each_reply_for_that_long(credentials: Credentials, provider: Provider) -> None:
+def test_a_constant_latency_holds_each_reply_for_that_long(
+    credentials: Credentials, provider: Provider
+) -> None:
     client = _client(credentials, provider, latency=Latency(ms=40))
     stream = client.post(client.bench.headers(), client.bench.body())
     client.wait(0.039)
@@ -83,7 +83,9 @@ def test_replies_of_different_latencies_come_in_order_of_their_time(credentials:
 
 
 @BOTH
-def test_the_limit_of_streams_rises_after_the_first_good_credential(credentials: Credentials, provider: Provider) -> None:
+def test_the_limit_of_streams_rises_after_the_first_good_credential(
+    credentials: Credentials, provider: Provider
+) -> None:
     client = _client(credentials, provider, streams=500, streams_before_auth=1)
     assert client.limits == [1]
     client.post(client.bench.headers(authorization=None), client.bench.body())
@@ -105,11 +107,15 @@ def _mix(made: Credentials, provider: Provider, seed: int, *replies: Reply) -> S
 
 
 @BOTH
-def test_the_same_seed_gives_each_token_the_same_answer_in_any_order(credentials: Credentials, provider: Provider) -> None:
+def test_the_same_seed_gives_each_token_the_same_answer_in_any_order(
+    credentials: Credentials, provider: Provider
+) -> None:
     word = "Unregistered" if provider is Provider.APNS else "UNREGISTERED"
     mix = Reply(reason=word, share=0.3)
     first = {n: a.status for n, a in _mix(credentials, provider, 7, mix).post_all(range(200)).items()}
-    again = {n: a.status for n, a in _mix(credentials, provider, 7, mix).post_all(reversed(range(200))).items()}
+    again = {
+        n: a.status for n, a in _mix(credentials, provider, 7, mix).post_all(reversed(range(200))).items()
+    }
     other = {n: a.status for n, a in _mix(credentials, provider, 8, mix).post_all(range(200)).items()}
     assert first == again
     assert first != other
@@ -118,7 +124,9 @@ def test_the_same_seed_gives_each_token_the_same_answer_in_any_order(credentials
 
 
 @BOTH
-def test_a_fault_of_first_attempts_ends_after_at_most_so_many(credentials: Credentials, provider: Provider) -> None:
+def test_a_fault_of_first_attempts_ends_after_at_most_so_many(
+    credentials: Credentials, provider: Provider
+) -> None:
     word = "TooManyRequests" if provider is Provider.APNS else "QUOTA_EXCEEDED"
     client = _mix(credentials, provider, 1, Reply(reason=word, share=1.0, attempts=3, retry_after_s=7))
     attempts = {}
@@ -195,11 +203,13 @@ def test_a_cut_leaves_one_request_in_doubt_and_no_other(credentials: Credentials
     assert client.connection.abrupt
     data = client.taken()
     whole, at_byte = [], 0
-    while at_byte + 9 <= len(data) and at_byte + 9 + int.from_bytes(data[at_byte : at_byte + 3], "big") <= len(data):
+    while at_byte + 9 <= len(data) and at_byte + 9 + int.from_bytes(
+        data[at_byte : at_byte + 3], "big"
+    ) <= len(data):
         size = 9 + int.from_bytes(data[at_byte : at_byte + 3], "big")
         whole += frames(data[at_byte : at_byte + size])
         at_byte += size
-    assert 9 < len(data) - at_byte
+    assert len(data) - at_byte > 9
     cut = int.from_bytes(data[at_byte + 5 : at_byte + 9], "big")
     assert [int.from_bytes(f[3][:4], "big") for f in whole if f[0] == GOAWAY] == [cut]
     assert [f[2] for f in whole if f[0] == HEADERS] == list(range(1, cut, 2))
@@ -207,7 +217,9 @@ def test_a_cut_leaves_one_request_in_doubt_and_no_other(credentials: Credentials
 
 
 @BOTH
-def test_goaway_names_the_last_stream_taken_and_ignores_those_above(credentials: Credentials, provider: Provider) -> None:
+def test_goaway_names_the_last_stream_taken_and_ignores_those_above(
+    credentials: Credentials, provider: Provider
+) -> None:
     own = ProviderProfile(goaway_every=40, goaway_reason="IdleTimeout", latency=Latency(ms=5))
     at = bench(credentials, provider, own)
     client = RawClient(at)
@@ -240,7 +252,11 @@ def test_a_quota_is_refilled_whole_and_tells_when(credentials: Credentials, prov
 
 def test_small_windows_are_given_back_a_little_at_a_time(credentials: Credentials) -> None:
     client = _client(
-        credentials, Provider.APNS, stream_window_bytes=7, connection_window_bytes=65_535, window_update_bytes=100
+        credentials,
+        Provider.APNS,
+        stream_window_bytes=7,
+        connection_window_bytes=65_535,
+        window_update_bytes=100,
     )
     answers = client.post_all(range(30))
     assert {a.status for a in answers.values()} == {200}
@@ -260,17 +276,25 @@ def test_the_header_table_may_have_any_size_from_the_start(credentials: Credenti
 
 
 def test_the_header_table_may_change_in_mid_flight(credentials: Credentials) -> None:
-    changes = (TableChange(after=3, bytes=0), TableChange(after=3, bytes=64), TableChange(after=3, bytes=4_096))
+    changes = (
+        TableChange(after=3, bytes=0),
+        TableChange(after=3, bytes=64),
+        TableChange(after=3, bytes=4_096),
+    )
     client = _client(credentials, Provider.APNS, header_table_changes=changes)
     assert {a.status for a in client.post_all(range(30)).values()} == {200}
 
 
 def test_a_client_that_ignores_a_smaller_table_breaks_compression(credentials: Credentials) -> None:
-    at = bench(credentials, Provider.APNS, ProviderProfile(header_table_changes=(TableChange(after=2, bytes=0),)))
+    at = bench(
+        credentials, Provider.APNS, ProviderProfile(header_table_changes=(TableChange(after=2, bytes=0),))
+    )
     client = RawClient(at)
     client.send(client.request(at.headers(1), BODY) + client.request(at.headers(2), BODY))
     assert SETTINGS in {f[0] for f in frames(client.taken())}
-    client.send((0).to_bytes(3, "big") + bytes((SETTINGS, 1)) + bytes(4) + client.request(at.headers(3), BODY))
+    client.send(
+        (0).to_bytes(3, "big") + bytes((SETTINGS, 1)) + bytes(4) + client.request(at.headers(3), BODY)
+    )
     assert client.fault() == ("connection", 0x9)
 
 
@@ -282,7 +306,9 @@ def test_pings_come_after_so_many_requests(credentials: Credentials) -> None:
 
 @BOTH
 @pytest.mark.parametrize("style", REPLY_STYLES)
-def test_a_reply_in_an_unusual_style_says_the_same(credentials: Credentials, provider: Provider, style: str) -> None:
+def test_a_reply_in_an_unusual_style_says_the_same(
+    credentials: Credentials, provider: Provider, style: str
+) -> None:
     gone = Reply(reason="Unregistered" if provider is Provider.APNS else "UNREGISTERED", share=0.5)
     plain = _client(credentials, provider, replies=(gone,)).post_all(range(20))
     client = _client(credentials, provider, replies=(gone,), reply_styles=(style,), odd_reply_share=1.0)
@@ -311,7 +337,9 @@ def test_data_of_several_replies_comes_after_all_their_headers(credentials: Cred
     client.send(b"".join(client.request(at.headers(n), at.body(n)) for n in range(20)))
     client.wait(0.005)
     found = frames(client.taken())
-    assert [kind for kind, *_ in found] == [HEADERS] * 8 + [DATA] * 8 + [HEADERS] * 8 + [DATA] * 8 + [HEADERS] * 4 + [DATA] * 4
+    assert [kind for kind, *_ in found] == [HEADERS] * 8 + [DATA] * 8 + [HEADERS] * 8 + [DATA] * 8 + [
+        HEADERS
+    ] * 4 + [DATA] * 4
     assert {client.reply(sid, found)[0] for sid in range(1, 40, 2)} == {200}
 
 
@@ -332,7 +360,9 @@ def test_the_same_connection_number_gets_the_same_events(credentials: Credential
 def test_a_built_in_profile_serves_a_strict_client(credentials: Credentials, name: str) -> None:
     profile = load_profile(name)
     for provider in Provider:
-        at = bench(credentials, provider, profile.of(provider), seed=5, reply_deadline_s=profile.reply_deadline_s)
+        at = bench(
+            credentials, provider, profile.of(provider), seed=5, reply_deadline_s=profile.reply_deadline_s
+        )
         settled: dict[int, int] = {}
         waiting = list(range(150))
         for _ in range(60):
@@ -359,9 +389,12 @@ def _one_connection(at: Bench, waiting: list[int], settled: dict[int, int]) -> l
         client.wait(0.1)
         client.exchange()
         answer = client.answers[stream]
-        if answer.reset == 0x7 or answer.status in (429,) or (at.provider is Provider.APNS and answer.status >= 500):
-            again.append(n)
-        elif client.goaway is not None and stream > client.goaway[0]:
+        if (
+            answer.reset == 0x7
+            or answer.status in (429,)
+            or (at.provider is Provider.APNS and answer.status >= 500)
+            or (client.goaway is not None and stream > client.goaway[0])
+        ):
             again.append(n)
         else:
             settled[n] = answer.status if answer.ended and answer.reset is None else -1
@@ -393,7 +426,10 @@ def test_a_profile_file_says_what_differs_and_nothing_else(tmp_path: Path) -> No
     [
         ("latencyy = 1", "latencyy: Extra inputs"),
         ("[apns]\nreplies = [{reason = 'UNREGISTERED', share = 0.1}]", "apns has no reason 'UNREGISTERED'"),
-        ("[fcm]\nreplies = [{reason = 'INTERNAL', share = 0.7}, {reason = 'reset', share = 0.7}]", "sum to more than 1"),
+        (
+            "[fcm]\nreplies = [{reason = 'INTERNAL', share = 0.7}, {reason = 'reset', share = 0.7}]",
+            "sum to more than 1",
+        ),
         ("[apns]\nlatency = {kind = 'uniform', min_ms = 5, max_ms = 1}", "max_ms 1 is less than min_ms 5"),
         ("[apns]\nstreams = 0", "apns.streams"),
         ("[apns", "not valid TOML"),
@@ -411,7 +447,9 @@ def test_a_profile_that_does_not_exist_is_told_with_those_that_do() -> None:
 
 
 def test_a_tick_gathers_the_replies_of_a_moment(credentials: Credentials) -> None:
-    at = bench(credentials, Provider.APNS, ProviderProfile(latency=Latency(kind="uniform", min_ms=1, max_ms=9)))
+    at = bench(
+        credentials, Provider.APNS, ProviderProfile(latency=Latency(kind="uniform", min_ms=1, max_ms=9))
+    )
     at.front.office.knobs[8] = int(Profile(tick_ms=10).tick_ms * 1e6)
     client = RawClient(at)
     client.send(b"".join(client.request(at.headers(n), BODY) for n in range(50)))
@@ -419,5 +457,3 @@ def test_a_tick_gathers_the_replies_of_a_moment(credentials: Credentials) -> Non
     assert client.taken() == b""
     client.wait(0.0001)
     assert len([f for f in frames(client.taken()) if f[0] == HEADERS and f[1] & END_HEADERS]) == 50
-
-

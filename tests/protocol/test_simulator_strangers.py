@@ -16,10 +16,10 @@ import requests
 from aioapns import APNs, NotificationRequest
 from google.auth.transport.requests import Request
 from google.oauth2 import service_account
+from simulator_support import BODY, PATH, device, fcm_body, provider_token, registration
 
 from flashcast.simulator.credentials import KEY_ID, TEAM_ID
 from flashcast.simulator.process import InProcessSimulator, serve_in_thread
-from simulator_support import BODY, PATH, device, fcm_body, provider_token, registration
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 
@@ -78,7 +78,14 @@ def test_curl_with_a_client_certificate_is_accepted(
     simulator: InProcessSimulator, require_command: Callable[[str], str]
 ) -> None:
     made = simulator.credentials
-    options = ("--cert", str(made.client_certificate), "--key", str(made.client_key), "--header", "apns-topic: com.example.app")
+    options = (
+        "--cert",
+        str(made.client_certificate),
+        "--key",
+        str(made.client_key),
+        "--header",
+        "apns-topic: com.example.app",
+    )
     url = f"{_apns(simulator)}/3/device/{device(3)}"
     assert _curl(simulator, require_command("curl"), url, *options, "--data", BODY.decode()) == ("", "2 200")
 
@@ -94,7 +101,9 @@ def test_aioapns_is_accepted(simulator: InProcessSimulator) -> None:
         here = {"APNS_SERVER": "127.0.0.1", "APNS_PORT": simulator.addresses.apns}
         pool.protocol_class = type("Here", (pool.protocol_class,), here)
         results = [
-            await client.send_notification(NotificationRequest(device_token=device(n), message={"aps": {"alert": "1:0"}}))
+            await client.send_notification(
+                NotificationRequest(device_token=device(n), message={"aps": {"alert": "1:0"}})
+            )
             for n in range(100, 110)
         ]
         pool.close()
@@ -115,7 +124,9 @@ def test_google_auth_and_httpx_are_accepted(simulator: InProcessSimulator) -> No
     with httpx.Client(http2=True, verify=_trust(simulator), trust_env=False) as client:
         headers = {"authorization": f"Bearer {account.token}", "content-type": "application/json"}
         replies = [client.post(url, headers=headers, content=fcm_body(registration(n))) for n in range(20)]
-        refused = client.post(url, headers=headers | {"authorization": "Bearer no"}, content=fcm_body(registration(1)))
+        refused = client.post(
+            url, headers=headers | {"authorization": "Bearer no"}, content=fcm_body(registration(1))
+        )
     assert {(reply.http_version, reply.status_code) for reply in replies} == {("HTTP/2", 200)}
     assert len({reply.json()["name"] for reply in replies}) == 20
     assert refused.json()["error"]["status"] == "UNAUTHENTICATED"
@@ -167,13 +178,16 @@ def test_the_token_endpoint_refuses_what_is_no_token_request(
 
 def test_replies_of_one_byte_per_record_and_slow_reads_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "odd.toml"
-    path.write_text("[apns]\nsplit_every = 1\nsplit_bytes = 65536\nslow_read_share = 1.0\nslow_read_bytes_per_ms = 500\n")
+    path.write_text(
+        "[apns]\nsplit_every = 1\nsplit_bytes = 65536\nslow_read_share = 1.0\nslow_read_bytes_per_ms = 500\n"
+    )
     with serve_in_thread(tmp_path / "simulator", path) as odd:
         token = provider_token(odd.credentials, time.time())
         headers = {"authorization": f"bearer {token}", "apns-topic": "com.example.app"}
         with httpx.Client(http2=True, verify=_trust(odd), trust_env=False) as client:
             replies = [
-                client.post(f"{_apns(odd)}/3/device/{device(n)}", headers=headers, content=BODY) for n in range(20)
+                client.post(f"{_apns(odd)}/3/device/{device(n)}", headers=headers, content=BODY)
+                for n in range(20)
             ]
         assert {reply.status_code for reply in replies} == {200}
         assert odd.counts().accepted == 20

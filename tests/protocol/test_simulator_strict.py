@@ -6,13 +6,6 @@ import struct
 from collections.abc import Callable
 
 import pytest
-
-from flashcast.model import Provider
-from flashcast.simulator.connection import PREFACE
-from flashcast.simulator.credentials import Credentials
-from flashcast.simulator.faults import Code
-from flashcast.simulator.profile import Latency, ProviderProfile, Reply
-from flashcast.simulator.replies import frame
 from simulator_support import (
     ACK,
     BODY,
@@ -34,6 +27,13 @@ from simulator_support import (
     bench,
     frames,
 )
+
+from flashcast.model import Provider
+from flashcast.simulator.connection import PREFACE
+from flashcast.simulator.credentials import Credentials
+from flashcast.simulator.faults import Code
+from flashcast.simulator.profile import Latency, ProviderProfile, Reply
+from flashcast.simulator.replies import frame
 
 Script = Callable[[RawClient], bytes]
 
@@ -70,10 +70,14 @@ CONNECTION: dict[str, tuple[Script, Code]] = {
         lambda c: frame(HEADERS, 0, 1, _block(c)) + frame(CONTINUATION, END_HEADERS, 3, b""), Code.PROTOCOL_ERROR,
     ),
     "CONTINUATION of nothing": (lambda c: frame(CONTINUATION, END_HEADERS, 1, b""), Code.PROTOCOL_ERROR),
-    "padding longer than the frame": (lambda c: frame(HEADERS, END_HEADERS | PADDED, 1, b"\xff\x82"), Code.PROTOCOL_ERROR),
+    "padding longer than the frame": (
+        lambda c: frame(HEADERS, END_HEADERS | PADDED, 1, b"\xff\x82"), Code.PROTOCOL_ERROR,
+    ),
     "padding without its length": (lambda c: frame(HEADERS, END_HEADERS | PADDED, 1, b""), Code.FRAME_SIZE_ERROR),
     "priority cut short": (lambda c: frame(HEADERS, END_HEADERS | WITH_PRIORITY, 1, b"abc"), Code.FRAME_SIZE_ERROR),
-    "a block that is not HPACK": (lambda c: frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\xff"), Code.COMPRESSION_ERROR),
+    "a block that is not HPACK": (
+        lambda c: frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\xff"), Code.COMPRESSION_ERROR,
+    ),
     "an index beyond the table": (lambda c: frame(HEADERS, END_HEADERS, 1, b"\xbf\x80"), Code.COMPRESSION_ERROR),
     "a frame too large": (lambda c: (16_385).to_bytes(3, "big") + bytes((DATA, 0)) + bytes(4), Code.FRAME_SIZE_ERROR),
     "PUSH_PROMISE": (lambda c: frame(PUSH_PROMISE, END_HEADERS, 1, bytes(8)), Code.PROTOCOL_ERROR),
@@ -132,13 +136,15 @@ STREAM: dict[str, tuple[Script, Code]] = {
         Code.PROTOCOL_ERROR,
     ),
     "a body beyond its window": (lambda c: _open(c) + frame(DATA, 0, 1, bytes(101)), Code.FLOW_CONTROL_ERROR),
-    "a WINDOW_UPDATE of 0 on a stream": (lambda c: _open(c) + frame(WINDOW_UPDATE, 0, 1, bytes(4)), Code.PROTOCOL_ERROR),
+    "WINDOW_UPDATE of 0 on a stream": (lambda c: _open(c) + frame(WINDOW_UPDATE, 0, 1, bytes(4)), Code.PROTOCOL_ERROR),
 }  # fmt: skip
 
 
 def _raw(client: RawClient, line: tuple[str, str], *, first: bool = False) -> bytes:
     headers = client.bench.headers()
-    return frame(HEADERS, END_HEADERS, 1, client.encoder.encode([line, *headers] if first else [*headers, line]))
+    return frame(
+        HEADERS, END_HEADERS, 1, client.encoder.encode([line, *headers] if first else [*headers, line])
+    )
 
 
 @pytest.mark.parametrize("what", CONNECTION)
@@ -212,7 +218,9 @@ def test_too_many_streams_earn_a_goaway_that_keeps_those_before(credentials: Cre
         assert at.ledger.summary()["by_provider"][provider.value]["over_stream_limit"] == 1
 
 
-def test_streams_beyond_a_limit_the_client_cannot_know_are_refused_and_may_come_again(credentials: Credentials) -> None:
+def test_streams_beyond_a_limit_the_client_cannot_know_are_refused_and_may_come_again(
+    credentials: Credentials,
+) -> None:
     at = bench(credentials, Provider.APNS, ProviderProfile(streams=1, latency=Latency(ms=20)))
     client = RawClient(at, acknowledge=False)
     client.taken()

@@ -12,6 +12,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -279,6 +280,15 @@ def test_a_header_table_of_any_size_is_kept_to(case: Case, first: int, second: i
     wire.deliver()
     wire.volley(len(case.tokens) // 3)
     wire.rotate("bearer " + "b" * 200)
+    wire.finish()
+    wire.check()
+
+
+@pytest.mark.parametrize("length", [1, 116, 117, 118, 244, 245, 246, 372, 373, 374, 1_000])
+def test_a_path_of_any_length_is_written_with_its_length(length: int) -> None:
+    """HPACK lengths take another byte at 127 and at 255; ``/3/device/`` takes ten."""
+    tokens = [b"%x" % (i % 16) * length for i in range(5)]
+    wire = Wire(Case(HEAD, b"/3/device/", [RequestTemplate(Provider.APNS, "", (), (b"{}",))], tokens, [], []), {}, None)
     wire.finish()
     wire.check()
 

@@ -260,6 +260,22 @@ def test_the_last_of_a_connection_window_is_used_where_nothing_else_can_move() -
     client.check()
 
 
+@pytest.mark.parametrize(("size", "whole", "left"), [(13_107, 5, 0), (8_192, 7, 8_191), (8_191, 8, 7)])
+def test_bodies_fill_the_connection_window_to_the_last_byte_and_not_beyond(size: int, whole: int, left: int) -> None:
+    client = opened(20, body=b"x" * size)
+    data = client.volley()
+    assert client.sent == whole
+    assert client.connection.state[k.SEND_WINDOW] == left
+    assert all(flags & END_STREAM for kind, flags, _, _ in frames(data) if kind == DATA)
+
+
+def test_a_body_as_large_as_the_stream_window_goes_whole() -> None:
+    for window_size, stalled in ((len(BODY), 0), (len(BODY) - 1, 3)):
+        client = opened(3, window=window_size)
+        client.volley()
+        assert (client.sent, client.connection.state[k.STALLED]) == (3, stalled)
+
+
 @pytest.mark.parametrize(
     "end", ["reset by the peer", "answered by the kernel", "answered by python", "silent", "nonsense"]
 )
@@ -439,6 +455,14 @@ def test_the_body_of_an_error_is_kept_up_to_a_bound() -> None:
         client.receive(frame(DATA, 0, 1, b"x" * 5_000))
     client.receive(frame(DATA, END_STREAM, 1))
     assert client.replies[0].body == b"x" * 8_192
+
+
+def test_an_error_is_not_made_good_by_a_success_behind_it() -> None:
+    client = opened(2)
+    client.volley()
+    client.receive(frame(HEADERS, END_HEADERS, 1, b"\x8c") + ok(1))
+    assert client.replies[0].status == 400
+    client.check()
 
 
 def test_a_header_without_a_name_does_no_harm() -> None:

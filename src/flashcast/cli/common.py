@@ -25,7 +25,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 def print_json(document: dict[str, Any]) -> None:
     """Writes one JSON document, and nothing else, to standard output."""
-    print_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    utf8 = sys.stdout is not None and sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    print_text(json.dumps(document, indent=2, ensure_ascii=not utf8, allow_nan=False) + "\n")
 
 
 def print_text(text: str) -> None:
@@ -40,9 +41,6 @@ def print_text(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
-    except UnicodeEncodeError:
-        sys.stdout.write(text.encode("ascii", "backslashreplace").decode())
-        sys.stdout.flush()
     except OSError as error:
         _forget_stdout()
         raise _OutputLost(

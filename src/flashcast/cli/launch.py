@@ -78,7 +78,7 @@ def launch(
     with failures(as_json=as_json):
         from flashcast import service
 
-        if not (yes or dry_run or sys.stdin.isatty()):
+        if not (yes or dry_run or (sys.stdin is not None and sys.stdin.isatty())):
             raise InputError(
                 "standard input is no terminal, so nobody can press ENTER", remedy="Add --yes, or --dry-run."
             )
@@ -91,8 +91,8 @@ def launch(
         message = None if sealed else service.load_campaign(campaign)
         with service.LaunchSession(service.StateFolder(state)) as session, discarded_unless_live(session):
             with service.saying_if_slow(_say, "starting (the first time, kernels are compiled; some 20 s) ..."):
-                service.compile_kernels()
                 session.connect_to(to, profile=profile, seed=seed)
+                service.compile_kernels()
             if message is None:
                 session.adopt(campaign)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -46,6 +47,9 @@ for _name in COMMANDS:
 
 def run() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding lacks is shown escaped rather than ending the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(prog_name="flashcast", standalone_mode=False)
     except typer.Abort:

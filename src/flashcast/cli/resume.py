@@ -35,8 +35,8 @@ def resume(
         with service.LaunchSession(folders, folder=folder) as session:
             note = service.read_note(folder)
             with service.saying_if_slow(_say, "starting (the first time, kernels are compiled; some 20 s) ..."):
-                service.compile_kernels()
                 session.connect_to(to or note["to"], profile=note.get("profile", "ideal"), seed=note.get("seed", 0))
+                service.compile_kernels()
             where = Path(note["snapshot"])
             session.adopt(where if where.is_absolute() else folder / where)
             arm_with_bar(session)

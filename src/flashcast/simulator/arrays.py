@@ -61,6 +61,8 @@ KNOBS: Final = 10
 B_PREFIX, B_SUFFIX, B_PATH, B_PAYLOAD_MAX, B_CONTENT_LENGTH = range(5)
 MEMO_COLUMNS: Final = 5
 P_DUE, P_SID, P_TEMPLATE, P_ID_HIGH, P_ID_LOW = range(5)
+LOWER_CASE: Final = 1 << 20
+"""Added to a template's number: the reply's UUID is in lower case, as the request wrote it."""
 PENDING_ROWS: Final = 5
 
 # Why `scan` stopped.

@@ -374,7 +374,7 @@ class Connection(Channel):
         self._streams[stream] = opened
         if head.malformed:
             raise StreamFault(stream, Code.PROTOCOL_ERROR, "malformed request")
-        if block.plain and table_same and head.reason is Reason.NONE and head.request_id is None:
+        if block.plain and table_same and head.reason is Reason.NONE and not head.request_id:
             self._learn(data, head, now_s)
         if block.flags & END_STREAM:
             self._complete(stream, opened)

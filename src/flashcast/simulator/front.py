@@ -124,7 +124,7 @@ class Front:
             knobs[a.K_BODY_NEXT] = (ring + 1) % a.BODIES
 
     def settle(
-        self, wire: a.Wire, sid: int, token: bytes, reason: Reason, request_id: uuid.UUID | None, now_ns: int
+        self, wire: a.Wire, sid: int, token: bytes, reason: Reason, request_id: str, now_ns: int
     ) -> int:
         """Judges and answers a request of the slow path; returns the verdict row."""
         fp = np.uint64(0)
@@ -133,8 +133,10 @@ class Front:
             fp = np.uint64(k.print_of(self._token, 0, len(token)))
         forced = -1 if reason is Reason.NONE else self.row_of[reason]
         high = low = 0
-        if request_id is not None:
-            high, low = (int(part) for part in np.frombuffer(request_id.bytes, ">i8"))
+        lower = 0
+        if request_id:
+            high, low = (int(part) for part in np.frombuffer(uuid.UUID(request_id).bytes, ">i8"))
+            lower = a.LOWER_CASE if request_id == request_id.lower() else 0
         self.ledger.room_for(a.ROUND)
         return int(
             k.settle(
@@ -143,7 +145,7 @@ class Front:
                 forced,
                 now_ns,
                 high,
-                low,
+                low, lower,
                 wire,
                 self.office,
                 self.desk,

@@ -34,6 +34,7 @@ from flashcast.simulator.arrays import (
     K_QUOTA,
     K_QUOTA_ROW,
     K_TICK_NS,
+    LOWER_CASE,
     NEED_DATA,
     NEVER,
     OUT_BYTES,
@@ -119,14 +120,17 @@ def _write32(out: NDArray[np.uint8], at: int, value: int) -> None:
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy")
-def _write_id(out: NDArray[np.uint8], at: int, provider: int, high: np.uint64, low: np.uint64) -> None:
+def _write_id(
+    out: NDArray[np.uint8], at: int, provider: int, letters: int, high: np.uint64, low: np.uint64
+) -> None:
     if provider == 1:
         store64(out, at, hex_digits(low >> np.uint64(32), 39))
         store64(out, at + 8, hex_digits(low, 39))
         return
     # 8-4-4-4-12 digits: the stores overlap, the dashes are put back.
-    b, c, d = hex_digits(high, 7), hex_digits(low >> np.uint64(32), 7), hex_digits(low, 7)
-    store64(out, at, hex_digits(high >> np.uint64(32), 7))
+    b, c = hex_digits(high, letters), hex_digits(low >> np.uint64(32), letters)
+    d = hex_digits(low, letters)
+    store64(out, at, hex_digits(high >> np.uint64(32), letters))
     store64(out, at + 9, b)
     store64(out, at + 14, b >> np.uint64(32))
     store64(out, at + 19, c)
@@ -147,6 +151,8 @@ def _emit(
     office: Office,
 ) -> int:
     """Writes one reply at ``o``; returns the index after it. The caller left `ROOM`."""
+    letters = 39 if t & LOWER_CASE else 7
+    t &= LOWER_CASE - 1
     m = office.meta[t]
     length = m[M_LENGTH]
     shift_from = length
@@ -174,7 +180,7 @@ def _emit(
             office.knobs[K_IDS] += 1
             h64 = office.salt[1]
             l64 = mix64(office.salt[1] ^ np.uint64(office.knobs[K_IDS]))
-        _write_id(out, o + at + (1 if at >= shift_from else 0), office.knobs[K_PROVIDER], h64, l64)
+        _write_id(out, o + at + (1 if at >= shift_from else 0), office.knobs[K_PROVIDER], letters, h64, l64)
     return o + length
 
 
@@ -246,6 +252,7 @@ def _answer(
     now: int,
     high: int,
     low: int,
+    lower: int,
     wire: Wire,
     office: Office,
     out: NDArray[np.uint8],
@@ -259,7 +266,7 @@ def _answer(
     silent = rows[row, V_KIND] == KIND_SILENCE
     body = office.meta[t, M_DATA_BYTES]
     if knobs[K_NO_DELAY] != 0 and not silent and s[S_DIRECT] != 0 and s[S_SEND_WINDOW] >= body:
-        s[S_OUT] = _emit(out, s[S_OUT], sid, t, high, low, s, office)
+        s[S_OUT] = _emit(out, s[S_OUT], sid, t | lower, high, low, s, office)
         s[S_SEND_WINDOW] -= body
         s[S_CLOSING] += 1
         return
@@ -272,26 +279,27 @@ def _answer(
         due = (due + knobs[K_TICK_NS] - 1) // knobs[K_TICK_NS] * knobs[K_TICK_NS]
     n = s[S_PENDING]
     p = wire.pending
-    p[P_DUE, n], p[P_SID, n], p[P_TEMPLATE, n], p[P_ID_HIGH, n], p[P_ID_LOW, n] = due, sid, t, high, low
+    p[P_DUE, n], p[P_SID, n], p[P_TEMPLATE, n], p[P_ID_HIGH, n], p[P_ID_LOW, n] = due, sid, t | lower, high, low
     s[S_PENDING] = n + 1
     s[S_NEXT_DUE] = min(s[S_NEXT_DUE], due)
 
 
 @njit(nogil=True, _nrt=False, error_model="numpy", cache=True)
 def settle(
-    fp: np.uint64, sid: int, forced: int, now: int, high: int, low: int,
+    fp: np.uint64, sid: int, forced: int, now: int, high: int, low: int, lower: int,
     wire: Wire, office: Office, desk: Desk, table: NDArray[np.uint64], totals: NDArray[np.int64],
 ) -> int:  # fmt: skip
     """Judges and answers one request of the slow path; its stream is open already. Returns the verdict row.
 
     ``fp`` the token's fingerprint, 0 where the request has none; ``forced`` a verdict row, or -1 to let the
-    token decide; ``high``, ``low`` the UUID of a request that brought its own, else 0. For a row of kind `KIND_CUT`
+    token decide; ``high``, ``low`` the UUID of a request that brought its own, else 0, and ``lower``
+    `LOWER_CASE` or 0. For a row of kind `KIND_CUT`
     nothing is answered. The caller left room in the output, the pending rows and the table.
     """
     row = _judge(fp, forced, office, table, totals)
     wire.state[S_HANDLED] += 1
     if office.rows[row, V_KIND] != KIND_CUT:
-        _answer(fp, sid, row, now, high, low, wire, office, desk.out)
+        _answer(fp, sid, row, now, high, low, lower, wire, office, desk.out)
     return row
 
 
@@ -388,7 +396,7 @@ def scan(
             kind = office.rows[row, V_KIND]
             if kind == KIND_CUT:
                 return p, CUT
-            _answer(desk.prints[k], desk.sids[k], row, now, 0, 0, wire, office, desk.out)
+            _answer(desk.prints[k], desk.sids[k], row, now, 0, 0, 0, wire, office, desk.out)
             if kind == KIND_SILENCE:
                 return p, SILENT
         # Keeping the sum keeps the compiler from dropping the loads that warm the cache.
@@ -412,16 +420,17 @@ def release(now: int, wire: Wire, office: Office, desk: Desk) -> bool:
     s[S_NEXT_DUE] = NEVER
     for i in range(n):
         due, sid, t = p[P_DUE, i], p[P_SID, i], p[P_TEMPLATE, i]
-        body = office.meta[t, M_DATA_BYTES]
+        bare = t & (LOWER_CASE - 1)
+        body = office.meta[bare, M_DATA_BYTES]
         ready = due <= now
         if ready and s[S_OUT] + (held + 2) * ROOM > OUT_BYTES:
             full = True
         if ready and not full and s[S_DIRECT] != 0 and s[S_SEND_WINDOW] >= body:
-            split = office.meta[t, M_SPLIT_AT]
+            split = office.meta[bare, M_SPLIT_AT]
             o = s[S_OUT]
             end = _emit(desk.out, o, sid, t, p[P_ID_HIGH, i], p[P_ID_LOW, i], s, office)
             if office.knobs[K_INTERLEAVE] != 0 and split > 0:
-                split += end - o - office.meta[t, M_LENGTH]
+                split += end - o - office.meta[bare, M_LENGTH]
                 memcpy(desk.hold[held], 8, desk.out, o + split, end - o - split)
                 desk.hold[held, 0], desk.hold[held, 1] = (end - o - split) >> 8, (end - o - split) & 0xFF
                 end = o + split

@@ -37,11 +37,6 @@ class TlsPeer:
         """We have ended our direction."""
 
     @property
-    def protocol(self) -> str | None:
-        """What ALPN agreed on."""
-        return self._tls.selected_alpn_protocol()
-
-    @property
     def has_certificate(self) -> bool:
         """Whether the client proved itself with a certificate of our authority."""
         return bool(self._tls.getpeercert())

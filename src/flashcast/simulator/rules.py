@@ -57,7 +57,7 @@ class HeadVerdict:
     token: bytes = b""
     payload_max: int = 0
     content_length: int = -1
-    request_id: uuid.UUID | None = None
+    request_id: str = ""
     authenticated: bool = False
     good_until_s: float = 0.0
 
@@ -138,10 +138,10 @@ class ApnsRules:
             return HeadVerdict(malformed=True)
         pseudo, regular = parts
         length = int(regular.get("content-length", -1))
-        given, request_id = regular.get("apns-id"), None
-        if given is not None:
+        request_id = regular.get("apns-id", "")
+        if request_id:
             try:
-                request_id = uuid.UUID(given)
+                uuid.UUID(request_id)
             except ValueError:
                 return HeadVerdict(reason=Reason.BAD_MESSAGE_ID, content_length=length)
         path = pseudo[":path"]
@@ -245,7 +245,7 @@ class FcmRules:
         else:
             reason = Reason.NONE
         return HeadVerdict(
-            False, reason, b"", 1 << 20, length, None, gate.reason is Reason.NONE, gate.good_until_s
+            False, reason, b"", 1 << 20, length, "", gate.reason is Reason.NONE, gate.good_until_s
         )
 
     def body(self, head: HeadVerdict, body: bytes) -> BodyVerdict:

@@ -39,7 +39,7 @@ from flashcast.simulator.credentials import (
 from flashcast.simulator.front import Front
 from flashcast.simulator.intrinsics import LOAD_SLACK_BYTES
 from flashcast.simulator.json_kernel import skeleton
-from flashcast.simulator.ledger import G_MALFORMED, Ledger, LedgerCounts
+from flashcast.simulator.ledger import Ledger, LedgerCounts
 from flashcast.simulator.oauth import TOKEN_PATH, OAuthConnection
 from flashcast.simulator.peer import CIPHER_BYTES, LINGER_S, TlsPeer
 from flashcast.simulator.profile import Profile
@@ -124,7 +124,7 @@ def compile_kernels() -> float:
     office.knobs[a.K_TICK_NS] = 1
     k.scan(buffer, 0, 0, 0, wire, office, desk, ledger.table, ledger.totals)
     k.release(0, wire, office, desk)
-    k.settle(np.uint64(0), 1, -1, 0, 0, 0, wire, office, desk, ledger.table, ledger.totals)
+    k.settle(np.uint64(0), 1, -1, 0, 0, 0, 0, wire, office, desk, ledger.table, ledger.totals)
     k.emit_one(buffer, 0, 1, 0, 0, 0, wire.state, office)
     k.cancel(1, wire)
     k.skip_above(buffer, 0, 0, 0, wire)
@@ -384,10 +384,7 @@ class Simulator:
     def _secured(self, client: _Client, now: int) -> None:
         if client.front is None:
             return
-        if client.peer.protocol != "h2":
-            client.front.note(G_MALFORMED)
-            self._drop(client)
-            return
+        # Without ALPN the preface decides: Apple takes clients that never heard of it (aioapns is one).
         client.http2 = Connection(client.front, now, certificate=client.peer.has_certificate)
         client.slow = client.http2.slow_reader
         client.read_at_ns = now
