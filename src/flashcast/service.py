@@ -121,13 +121,16 @@ class LaunchSession:
         self.note(name=self.snapshot.name, snapshot=where, snapshot_digest=self.snapshot.digest)
         return self.snapshot
 
-    def connect_to(self, to: str, *, profile: str = "ideal", seed: int = 0) -> Destination:
-        """Reads the settings of ``to``; for ``simulator`` starts one that lives as long as the session."""
+    def connect_to(self, to: str, *, profile: str = "ideal", seed: int = 0, expected: int = 0) -> Destination:
+        """Reads the settings of ``to``; for ``simulator`` starts one that lives as long as the session.
+
+        ``expected`` devices make room in the simulator's books beforehand.
+        """
         processes = int(self._note.get("processes", 0)) + 1
         if to == "simulator":
             folder = self._simulator_folder(processes)
             folder.mkdir(mode=0o700)
-            self.simulator = self._stack.enter_context(SimulatorProcess(folder, profile=profile, seed=seed))
+            self.simulator = self._stack.enter_context(SimulatorProcess(folder, profile, seed, expected=expected))
             made = destination(str(self.simulator.config_path))
             self.destination = Destination(f"simulator ({profile})", made.config)
         else:

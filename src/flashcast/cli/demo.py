@@ -41,7 +41,7 @@ def demo(
 
         with service.LaunchSession(service.StateFolder(state)) as session, discarded_unless_live(session):
             with service.saying_if_slow(_say, "starting (the first time, kernels are compiled; some 20 s) ..."):
-                session.connect_to("simulator", profile=profile, seed=seed)
+                session.connect_to("simulator", profile=profile, seed=seed, expected=devices)
             with progress_bar("making devices") as progress:
                 table = service.make_demo_audience(session.folder, devices, apns_share, seed, progress)
             source = service.AudienceSource(str(table))
