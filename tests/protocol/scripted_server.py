@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import h2.config
@@ -267,7 +267,7 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def plain_server(answer: bytes):  # type: ignore[no-untyped-def]
+def plain_server(answer: bytes) -> Iterator[int]:
     """A TCP server that answers whatever comes with ``answer`` and hangs up; gives its port."""
     listener = socket.create_server(("127.0.0.1", 0))
 

@@ -1,4 +1,4 @@
-"""The ways to a server: through a proxy, to the wrong place, to one that speaks something else, to one not there yet."""
+"""The ways to a server: through a proxy, to a wrong place, to one that speaks otherwise, to one not there yet."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
-import flashcast
 import pytest
+
+import flashcast
 
 
 @pytest.fixture
