@@ -67,6 +67,8 @@ def flashcast(provider: str, options: dict[str, Any]) -> dict[str, Any]:
     section.connections = options["connections"]
     rows = options["requests"]
     tokens = (apns_tokens if chosen is Provider.APNS else fcm_tokens)(rows)
+    if "token" in options:
+        tokens = [options["token"]] * rows
     column = column_bytes(pa.array(tokens, pa.string()))
     del tokens
     message = Message(apns=APNS) if chosen is Provider.APNS else Message(fcm=FCM)

@@ -252,8 +252,11 @@ class Channel:
         """
         size = 0
         try:
+            # Asking OpenSSL for a record that is not there costs an exception, so it is not asked.
             while size < len(into):
                 try:
+                    if size and not self._incoming.pending and self._filled < len(self._raw):
+                        break
                     got = self._tls.read(len(into) - size, into[size:])
                 except ssl.SSLWantReadError:
                     # A short read has emptied the socket: the selector tells when there is more.
