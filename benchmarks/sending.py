@@ -91,11 +91,16 @@ def flashcast(provider: str, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "requests": rows, "answered": answered, "accepted": int((arrays.outcome == Outcome.ACCEPTED).sum()),
         "cpu_s": spent, "wall_s": took, "bytes_sent": told.bytes_sent, "bytes_received": told.bytes_received,
+        "volleys": told.volleys,
     }  # fmt: skip
 
 
 def tls_alone(options: dict[str, Any]) -> dict[str, Any]:
-    """The same bytes over as many connections through the same TLS channel, and nothing else."""
+    """The same bytes over as many connections through the same TLS channel, and nothing else.
+
+    ``pattern`` "volleys" sends a volley's bytes on a connection once the replies to the one before have come, as
+    stream limits make any sender do; "stream" never waits for replies.
+    """
     from flashcast.transport.tls import Channel, client_context, parse_address
 
     address = parse_address(options["endpoint"], None, "endpoint")
@@ -107,19 +112,26 @@ def tls_alone(options: dict[str, Any]) -> dict[str, Any]:
         while not channel.advance():
             time.sleep(0.001)
         selector.register(channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, channel)
-    chunk = memoryview(b"x" * options["chunk_bytes"])
-    to_send, to_receive = options["bytes_sent"], options["bytes_received"]
-    received = 0
+    chunk = memoryview(b"x" * (options["volley"] * options["bytes_in"]))
+    reply_bytes = options["volley"] * options["bytes_out"]
+    waits = options["pattern"] == "volleys"
+    owed = dict.fromkeys(channels, 0)
+    volleys = options["requests"] // options["volley"]
+    to_receive = volleys * reply_bytes
     before, began = cpu_s(), time.perf_counter()
-    while received < to_receive:
+    while to_receive > 0:
         for ready, _ in selector.select():
             channel = ready.data
             channel.flush()
-            received += channel.receive(into)
-            if to_send > 0 and not channel.wants_write:
+            got = channel.receive(into)
+            to_receive -= got
+            owed[channel] -= got
+            if volleys > 0 and not channel.wants_write and (not waits or owed[channel] <= 0):
                 channel.send(chunk)
-                to_send -= len(chunk)
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if to_send > 0 or channel.wants_write else 0)
+                owed[channel] += reply_bytes
+                volleys -= 1
+            more = volleys > 0 and not waits
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if more or channel.wants_write else 0)
             if events != ready.events:
                 selector.modify(channel.socket, events, channel)
     return {"requests": options["requests"], "cpu_s": cpu_s() - before, "wall_s": time.perf_counter() - began}
@@ -165,7 +177,8 @@ async def aioapns_client(options: dict[str, Any]) -> dict[str, Any]:
         request = aioapns.NotificationRequest(
             token, {"aps": {"alert": APNS["alert"]}}, push_type=aioapns.PushType.ALERT
         )
-        accepted += (await client.send_notification(request)).is_successful
+        response = await client.send_notification(request)
+        accepted += response.is_successful
 
     tokens = apns_tokens(options["requests"] + 1)
     await send(tokens.pop())
@@ -200,7 +213,8 @@ async def httpx_client(options: dict[str, Any]) -> dict[str, Any]:
         async def send(token: str) -> None:
             nonlocal accepted
             body = {"message": {"token": token, "notification": FCM["notification"], "android": {"priority": "high"}}}
-            accepted += (await client.post(url, json=body, headers=headers)).status_code == 200
+            response = await client.post(url, json=body, headers=headers)
+            accepted += response.status_code == 200
 
         tokens = fcm_tokens(options["requests"] + 1)
         await send(tokens.pop())

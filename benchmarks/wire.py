@@ -6,8 +6,10 @@
 Every sender is a process of its own; its CPU is user plus system time from the first request to the last reply. The
 receiver is Flashcast's simulator (profile ideal) where it can be; h2load speaks to nghttpd, since it sends the same
 few requests again and again, which the simulator would count as duplicates, and Flashcast is measured against
-nghttpd too, so that there is a pair with the same receiver. TLS alone moves the same bytes, in chunks of the same size,
-over as many connections, through the same TLS channel. Each figure is the best of --rounds, taken in turns.
+nghttpd too, so that there is a pair with the same receiver. TLS alone moves the same bytes over as many connections
+through the same TLS channel, in volleys of the same size, each sent when the replies to the one before have come; "TLS
+stream" never waits for replies, a pattern no provider's stream limits permit. Each figure is the best of --rounds, in
+turns.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def sender(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def with_simulator(name: str, requests: int) -> dict[str, Any]:
     """A sender against a fresh simulator, whose ledger must agree."""
-    with tempfile.TemporaryDirectory() as folder, SimulatorProcess(Path(folder), profile="ideal") as simulator:
+    with tempfile.TemporaryDirectory() as folder, SimulatorProcess(Path(folder), expected=requests) as simulator:
         options = {"config": str(simulator.config_path), "requests": requests, "connections": CONNECTIONS}
         result = sender(name, options)
         counts = simulator.stop()
@@ -62,24 +64,21 @@ def with_simulator(name: str, requests: int) -> dict[str, Any]:
         return result
 
 
-def tls(like: dict[str, Any]) -> dict[str, Any]:
-    """TLS alone, moving the bytes that ``like`` moved."""
+def tls(like: dict[str, Any], pattern: str) -> dict[str, Any]:
+    """TLS alone, moving the bytes that ``like`` moved, in volleys of the same size; see `sending.tls_alone`."""
     requests = like["requests"]
-    chunk = like["bytes_sent"] * 512 // requests
+    each_in, each_out = like["bytes_sent"] // requests, like["bytes_received"] // requests
     with tempfile.TemporaryDirectory() as folder:
         made = prepare_credentials(Path(folder))
         command = [sys.executable, str(HERE / "tls_sink.py"), str(made.server_certificate), str(made.server_key)]
-        command += [str(like["bytes_sent"] // requests), str(like["bytes_received"] // requests)]
+        command += [str(each_in), str(each_out)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sink:
             assert sink.stdin is not None
             assert sink.stdout is not None
-            port = int(sink.stdout.readline())
-            each_in = like["bytes_received"] // requests
             options = {
-                "endpoint": f"https://127.0.0.1:{port}", "ca_file": str(made.ca_file), "requests": requests,
-                "connections": CONNECTIONS, "chunk_bytes": chunk, "bytes_sent": like["bytes_sent"],
-                # The sink answers whole groups only; the last ones of each connection may stay unanswered.
-                "bytes_received": each_in * (requests - 2 * CONNECTIONS),
+                "endpoint": f"https://127.0.0.1:{int(sink.stdout.readline())}", "ca_file": str(made.ca_file),
+                "requests": requests, "connections": CONNECTIONS, "volley": requests // like["volleys"],
+                "bytes_in": each_in, "bytes_out": each_out, "pattern": pattern,
             }  # fmt: skip
             result = sender("tls", options)
             sink.stdin.close()
@@ -177,8 +176,10 @@ def measure(requests: int, rounds: int, few: int) -> dict[str, Any]:
 
     nghttp = shutil.which("h2load") is not None and shutil.which("nghttpd") is not None
     for _ in range(rounds):
-        keep("tls_alone_apns", tls(keep("flashcast_apns", with_simulator("apns", requests))))
-        keep("tls_alone_fcm", tls(keep("flashcast_fcm", with_simulator("fcm", requests // 2))))
+        for provider, rows in (("apns", requests), ("fcm", requests // 2)):
+            like = keep(f"flashcast_{provider}", with_simulator(provider, rows))
+            keep(f"tls_alone_{provider}", tls(like, "volleys"))
+            keep(f"tls_stream_{provider}", tls(like, "stream"))
         if nghttp:
             keep("flashcast_nghttpd", flashcast_to_nghttpd(requests // 4))
             keep("h2load_nghttpd", h2load(requests // 4))
@@ -188,6 +189,8 @@ def measure(requests: int, rounds: int, few: int) -> dict[str, Any]:
     ratios = {
         "apns_to_tls_alone": cpu["flashcast_apns"] / cpu["tls_alone_apns"],
         "fcm_to_tls_alone": cpu["flashcast_fcm"] / cpu["tls_alone_fcm"],
+        "apns_to_tls_stream": cpu["flashcast_apns"] / cpu["tls_stream_apns"],
+        "fcm_to_tls_stream": cpu["flashcast_fcm"] / cpu["tls_stream_fcm"],
         "aioapns_to_apns": cpu["aioapns"] / cpu["flashcast_apns"],
         "httpx_to_fcm": cpu["httpx_fcm"] / cpu["flashcast_fcm"],
     }

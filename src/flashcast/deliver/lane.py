@@ -68,6 +68,7 @@ class LaneStatistics:
     failed: int
     unknown: int
     sent: int
+    volleys: int
     first_request_ns: int | None
     last_reply_ns: int | None
     round_trip_us: int | None
@@ -156,6 +157,7 @@ class Lane:
             failed=self._failed,
             unknown=self._unknown,
             sent=self._sent,
+            volleys=self._volleys,
             first_request_ns=self._first_request_ns,
             last_reply_ns=self._last_reply_ns,
             round_trip_us=min((r for r in (x.connection.round_trip_us for x in links) if r is not None), default=None),
@@ -334,7 +336,7 @@ class Lane:
         self._pacer = Pacer(None, self._clock.monotonic_ns())
         self._accepted_gone = 0
         self._accepted_before = sum(link.connection.accepted for link in self._links)
-        self._rejected = self._failed = self._unknown = self._sent = 0
+        self._rejected = self._failed = self._unknown = self._sent = self._volleys = 0
         self._first_request_ns: int | None = None
         self._last_reply_ns: int | None = None
         self._overshoot = 0
@@ -382,6 +384,7 @@ class Lane:
                 return
             self._position += count
             self._sent += count
+            self._volleys += 1
             self._pacer.sent(count)
             link.active_ns = now_ns
             link.channel.send(self._out_view[:size])
