@@ -33,7 +33,8 @@ from flashcast.simulator.credentials import KEY_ID, TEAM_ID, prepare_credentials
 from flashcast.simulator.process import SimulatorProcess
 
 HERE = Path(__file__).parent
-CONNECTIONS = 8
+CONNECTIONS = 4
+"""What the plan opens for a provider that answers at once."""
 TOKEN = "0" * 64
 H2LOAD_BODY = b'{"aps":{"alert":{"title":"Do your lesson","body":"No buts. Five minutes are enough."}}}'
 
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--requests", type=int, default=2_000_000, help="for the fast senders (FCM half of it)")
     parser.add_argument("--few", type=int, default=5_000, help="for the slow ones")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     result = measure(given.requests, given.rounds, given.few)
     if given.json:
