@@ -1,8 +1,8 @@
 """One TLS channel over a socket that never blocks.
 
 The problem: `ssl.SSLSocket` issues one system call per 16 KiB record and, reading, two. So the record layer works
-in memory (`ssl.MemoryBIO`) and the socket moves hundreds of kilobytes at a time; measured on the benchmark's byte
-stream this costs a quarter less CPU (benchmarks/wire.py prints both). OpenSSL holds no GIL while it encrypts.
+in memory (`ssl.MemoryBIO`) and the socket moves hundreds of kilobytes at a time. OpenSSL holds no GIL while it
+encrypts.
 
     connecting --(CONNECT through a proxy)--> handshaking --> open --> closed
 """
