@@ -7,6 +7,7 @@ written by hand. A test fails when a table is not what this script would write.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
 import sys
@@ -37,10 +38,19 @@ def commands() -> str:
 
 
 def all_commands() -> dict[str, Callable[..., Any]]:
-    """The functions behind the commands, by name."""
+    """The functions behind the commands, by name; those of a group have its name before theirs."""
     from flashcast.cli.main import app
 
-    return {str(c.name): c.callback for c in app.registered_commands if c.callback is not None and not c.hidden}
+    found = _registered(app, "")
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        found |= _registered(group.typer_instance, f"{group.typer_instance.info.name} ")
+    return found
+
+
+def _registered(app: Any, prefix: str) -> dict[str, Callable[..., Any]]:
+    named = ((f"{prefix}{c.name or c.callback.__name__}", c) for c in app.registered_commands if not c.hidden)
+    return {name: c.callback for name, c in named}
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,8 @@ def _shown(parameter: Parameter) -> str:
     if parameter.required:
         return "required"
     default = getattr(parameter.default, "value", parameter.default)
+    if default is True:
+        return f"`{parameter.names[0].split('/')[0]}`"
     return "" if default is None or default is False or default in ((), [], "") else f"`{default}`"
 
 
@@ -215,6 +227,34 @@ def limits() -> str:
     return _table(("limit", "value", "why"), rows)
 
 
+def states() -> str:
+    """The states of a launch."""
+    from flashcast.campaign.lifecycle import State
+
+    return _table(("state", "what it means"), [(f"`{state.value}`", doc) for state, doc in _documented(State)])
+
+
+def transitions() -> str:
+    """The lifecycle's table."""
+    from flashcast.campaign.lifecycle import Input, State, following
+
+    def cell(state: State, what: Input) -> str:
+        after = following(state, what)
+        return "" if after is None else after.value
+
+    rows = [(f"**{what.value}**", *(cell(state, what) for state in State)) for what in Input]
+    return _table(("", *(state.value for state in State)), rows)
+
+
+def lifecycle_picture() -> str:
+    """The lifecycle's diagram."""
+    spec = importlib.util.spec_from_file_location("lifecycle_diagram", ROOT / "scripts" / "lifecycle_diagram.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.diagram())
+
+
 def _documented(enum: Any) -> list[tuple[Any, str]]:
     """The members of an enum, each with the docstring that follows it in the source."""
     body = ast.parse(inspect.getsource(enum)).body[0]
@@ -252,7 +292,11 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "exit codes": ("errors.md", exit_codes),
     "errors": ("errors.md", errors),
     "limits": ("limits.md", limits),
+    "states": ("lifecycle.md", states),
+    "transitions": ("lifecycle.md", transitions),
 }
+PICTURES: dict[str, Callable[[], str]] = {"lifecycle.svg": lifecycle_picture}
+"""Whole files."""
 
 
 def filled(page: str, name: str, table: str) -> str:
@@ -272,6 +316,11 @@ def main() -> int:
         if new != page:
             path.write_text(new, encoding="utf-8")
             sys.stderr.write(f"wrote {name} into {path.relative_to(ROOT)}\n")
+    for name, picture in PICTURES.items():
+        path, drawn = REFERENCE / name, picture()
+        if not path.exists() or path.read_text(encoding="utf-8") != drawn:
+            path.write_text(drawn, encoding="utf-8")
+            sys.stderr.write(f"wrote {path.relative_to(ROOT)}\n")
     return 0
 
 

@@ -10,7 +10,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     UNBALANCED = 1
-    """The ledger and the provider's count disagree, or the launch was stopped by its provider."""
+    """The ledger and the provider's count disagree, the launch was stopped by its provider, or preflight says no-go."""
     USAGE = 2
     """The input is wrong: a file, a field, an option."""
     ENVIRONMENT = 3
@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
     CREDENTIALS = 4
     """A key, certificate or service account is missing, expired or refused."""
     BUSY = 5
-    """Another launch holds the state folder."""
+    """Another launch holds the state folder, or another operator pressed GO first."""
     ABORTED = 130
     """The operator pressed Ctrl-C; the report was still written."""
 
@@ -62,6 +62,10 @@ class ConfigError(InputError):
     """flashcast.toml or a FLASHCAST_ variable is wrong."""
 
 
+class LifecycleError(InputError):
+    """A launch is not in a state in which this can be done; docs/reference/lifecycle.md has the table."""
+
+
 class EnvironmentFault(FlashcastError):
     """The machine or the network is at fault: disk, port, endpoint, certificate authority."""
 
@@ -78,6 +82,21 @@ class BusyError(FlashcastError):
     """Another process holds what this one needs."""
 
     exit_code = ExitCode.BUSY
+
+
+class Lost(BusyError):
+    """Somebody else pressed GO first: there is one launch, and it is theirs.
+
+    ``by``, ``host`` and ``at`` (Unix time) are the winner's; ``earlier_ms`` is how long before this press theirs was,
+    negative where theirs came later by the clocks and reached the engine sooner.
+    """
+
+    def __init__(self, message: str, *, by: str, host: str, at: float, earlier_ms: float, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.by = by
+        self.host = host
+        self.at = at
+        self.earlier_ms = earlier_ms
 
 
 class ProtocolError(FlashcastError):

@@ -24,8 +24,9 @@ JWT_ROUND_S: Final = 1_800
 """`iat` is rounded down to the half hour: refreshed every 30 min, between Apple's 20 and 60."""
 
 # --- A snapshot -----------------------------------------------------------------------------------
-SHARD_ROWS_MAX: Final = 262_144
-"""A shard of 64-byte tokens takes about 25 MB: quick to hash, map and hand over."""
+SHARD_ROWS_MAX: Final = 65_536
+"""A shard of 64-byte tokens takes about 6 MB: hashed and mapped in 5 ms, so that it changes hands quickly. A million
+rows are 16 shards, and what workers hold differs by at most one: 7 % of them."""
 CHUNK_ROWS: Final = 8_192
 """Rows claimed at once: 500 claims for 4M rows, and at most 8,192 rows unknown per lost claim."""
 VARIANTS_MAX: Final = 250
@@ -81,3 +82,23 @@ HANDSHAKES_AT_ONCE_MAX: Final = 64
 PING_INTERVAL_S: Final = 20.0
 """Idle connections are seen to close after 10 to 60 s; APNs asks for no more than one PING in a while."""
 DISPLAY_HZ: Final = 5
+
+# --- Launch control -----------------------------------------------------------------------------------
+CAMPAIGN_NAME_CHARS_MAX: Final = 40
+"""A name is typed in a hurry; with a launch's number, shard and chunk it stays far below an engine key's 200."""
+LAUNCHES_MAX: Final = 999
+"""Launches of one campaign: one a day for years. So ``superbowl-2027`` is a campaign's name and no launch's id."""
+CAMPAIGN_TEXT_BYTES_MAX: Final = 200_000
+"""JSON doubles a text of nothing but quotes and line ends: 400 KB, below the engine's 512 KiB for a value."""
+OPERATOR_CHARS_MAX: Final = 100
+"""An operator's or worker's name, and likewise a host's; at most 4 bytes per character."""
+NOTE_CHARS_MAX: Final = 200
+"""What an audit entry says in words; at most 4 bytes per character."""
+TRAIL_MAX: Final = 160
+"""Audit entries in a launch's record, 2,200 bytes each at most: 350 KB of 512 KiB. Older ones move to pages."""
+TRAIL_PAGE: Final = 80
+"""Entries moved at once: half, so that it happens seldom."""
+
+# --- A worker -----------------------------------------------------------------------------------------
+WORKER_DEVICES_DEFAULT: Final = 10_000_000
+"""Rows a worker takes where nobody says otherwise: some 200 bytes each mapped and sent from, 2 GB."""

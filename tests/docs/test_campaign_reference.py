@@ -22,6 +22,8 @@ TEXT = (REFERENCE / "campaign.md").read_text(encoding="utf-8")
 SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "## Top level": (models.Campaign, set()),
     "### `[pace]`": (models.Pace, set()),
+    "### `[[stages]]`": (models.StagePart, set()),
+    "### `[guard]`": (models.Guard, set()),
     "## `[apns]`": (models.ApnsSection, set()),
     "### `[apns.alert]`": (models.ApnsAlert, set()),
     "## `[fcm]`": (models.FcmSection, set()),
@@ -51,6 +53,7 @@ def test_the_push_types_suffixes_and_bounds_are_the_codes() -> None:
         assert f"`{suffix}`" in TEXT
     assert f"at most {FIELDS_MAX} different fields" in TEXT
     assert f"at most {VARIANTS_MAX} messages" in TEXT
+    assert f"at most {models.STAGES_MAX} stages" in TEXT
 
 
 def test_the_published_schema_is_current() -> None:

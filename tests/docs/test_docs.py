@@ -51,7 +51,7 @@ def _section(page: str, heading: str) -> str:
 
 def _help(command: str) -> str:
     code = "from flashcast.cli.main import run; run()"
-    arguments = [sys.executable, "-c", code, command, "--help"]
+    arguments = [sys.executable, "-c", code, *command.split(), "--help"]
     environment = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "PATH": "/usr/bin:/bin"}
     return subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment).stdout
 
@@ -61,6 +61,11 @@ def test_each_table_of_the_reference_is_what_the_code_says(name: str) -> None:
     file, table = reference.TABLES[name]
     page = _page(file)
     assert reference.filled(page, name, table()) == page, "run .venv/bin/python scripts/reference.py"
+
+
+@pytest.mark.parametrize("name", reference.PICTURES)
+def test_each_picture_of_the_reference_is_what_the_code_draws(name: str) -> None:
+    assert _page(name) == reference.PICTURES[name](), "run .venv/bin/python scripts/reference.py"
 
 
 def test_every_command_and_option_stands_in_the_reference() -> None:

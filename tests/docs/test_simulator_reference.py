@@ -15,6 +15,7 @@ from flashcast.simulator.profile import (
     BUILT_IN,
     REPLY_STYLES,
     WIRE_FAULTS,
+    IdleClose,
     Latency,
     Profile,
     ProviderProfile,
@@ -29,6 +30,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "`[apns]` and `[fcm]`": ProviderProfile,
     "`latency`": Latency,
     "`replies`": Reply,
+    "`idle_close`": IdleClose,
     "`stream_changes`": StreamChange,
     "`header_table_changes`": TableChange,
 }

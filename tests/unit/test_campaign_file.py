@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from flashcast.campaign.compile import compile_messages
 from flashcast.campaign.faults import CampaignFileError
-from flashcast.campaign.file import Campaign
+from flashcast.campaign.file import HOLD_S_DEFAULT, Campaign
+from flashcast.campaign.lifecycle import State
 from flashcast.campaign.load import examine_bytes, load_campaign, parse_campaign
+from flashcast.campaign.records import GuardTerms, LaunchRecord, Stage
 from flashcast.campaign.template import render
+from flashcast.campaign.terms import launch_terms
 from flashcast.errors import CampaignError, ExitCode
 from flashcast.limits import FIELDS_MAX
 from flashcast.model import Field, Provider, UnknownPolicy
@@ -136,6 +139,21 @@ SINGLE = {
     # Sending twice
     'name = "x"\nunknown_policy = "resend"\n' + APNS: "c.toml:3: apns.collapse_id: missing",
     'name = "x"\nunknown_policy = "resend"\n' + FCM: "c.toml:3: fcm.collapse_key: missing, and so is tag",
+    # How it is launched
+    'name = "x"\nrequire_approval = "yes"\n' + FCM: 'c.toml:2: require_approval: "yes" is not true or false',
+    'name = "x"\nstages = 3\n' + FCM: "c.toml:2: stages: 3 is not a list",
+    'name = "x"\nstages = [{ share = 1 }]\n' + FCM: "c.toml:2: stages[0].share: 1 is not less than 1",
+    'name = "x"\nstages = [{ share = true }]\n' + FCM: "c.toml:2: stages[0].share: true is not a number",
+    'name = "x"\n' + FCM + "[[stages]]\nhold_s = 1": "c.toml:4: stages[0].share: missing; 0.01 is the first",
+    'name = "x"\n' + FCM + "[[stages]]\nshare = 0.1\nhold_s = -1": "c.toml:6: stages[0].hold_s: -1 is less than 0",
+    'name = "x"\n' + FCM + "[[stages]]\nshare = 0.2\n[[stages]]\nshare = 0.2": "c.toml:7: stages[1].share: 0.2 is not",
+    'name = "x"\nwindow_s = 5\n' + FCM + "[[stages]]\nshare = 0.2": "c.toml:5: stages: hold for 5 s together",
+    f'name = "x"\nstages = [{"{}, " * 11}]\n' + FCM: "c.toml:2: stages: a list has 11 entries; at most 10 are possible",
+    'name = "x"\nguard = true\n' + FCM: "c.toml:2: guard: true is neither false nor a table",
+    'name = "x"\nguard = "off"\n' + FCM: 'c.toml:2: guard: "off" is neither false nor a table',
+    'name = "x"\nguard.replies = 0\n' + FCM: "c.toml:2: guard.replies: 0 is less than 1",
+    'name = "x"\nguard.stop_shar = 1\n' + FCM: "c.toml:2: guard.stop_shar: unknown key; did you mean stop_share?",
+    'name = "x"\nguard.bad_token_share = 1.5\n' + FCM: "c.toml:2: guard.bad_token_share: 1.5 is more than 1",
     # Variants
     'name = "x"\n' + APNS + "variant_by = 'l'": "c.toml:5: apns.variant_by: no variant says 'when'",
     'name = "x"\n' + APNS + "variant_by = 'l'\n[[apns.variants]]\nwhen = []": "c.toml:7: apns.variants[0].when: ",
@@ -172,13 +190,16 @@ VALUES = [
     '[{ when = "de" }]', '{ when = "x" }', '{ "{{k}}" = "v" }', "2026-01-01", "2026-01-01T00:00:00Z", "07:30:00",
     "99999999999999999999", '"\\u0000"',
 ]  # fmt: skip
-LINES = (EXAMPLES / "superbowl.toml").read_text(encoding="utf-8").splitlines()
+FILES = [(EXAMPLES / f"{name}.toml").read_text(encoding="utf-8").splitlines() for name in ("superbowl", "staged")]
 
 
-@given(st.lists(st.tuples(st.integers(0, len(LINES) - 1), st.sampled_from(VALUES)), min_size=1, max_size=5))
-def test_whatever_stands_in_a_key_is_taken_or_told_with_a_line(changes: list[tuple[int, str]]) -> None:
-    lines = list(LINES)
-    for number, value in changes:
+@given(
+    st.sampled_from(FILES), st.lists(st.tuples(st.integers(0, 200), st.sampled_from(VALUES)), min_size=1, max_size=5)
+)
+def test_whatever_stands_in_a_key_is_taken_or_told_with_a_line(file: list[str], changes: list[tuple[int, str]]) -> None:
+    lines = list(file)
+    for chosen, value in changes:
+        number = chosen % len(lines)
         key, equals, _ = lines[number].partition("=")
         lines[number] = f"{key}= {value}" if equals else ""
     examination = examine_bytes("\n".join(lines).encode(), "c.toml")
@@ -434,7 +455,7 @@ def test_fields_with_different_fallbacks_are_different_fields() -> None:
     assert compile_messages(parse(text)).fields == (Field("n", "x"), Field("n", "y"))
 
 
-@pytest.mark.parametrize("name", ["minimal", "superbowl"])
+@pytest.mark.parametrize("name", ["minimal", "staged", "superbowl"])
 def test_an_example_compiles_and_compiles_the_same_again(name: str) -> None:
     path = EXAMPLES / f"{name}.toml"
     assert compile_messages(load_campaign(path)) == compile_messages(load_campaign(path))
@@ -444,6 +465,35 @@ def test_settings_reach_the_compiled_campaign() -> None:
     compiled = compile_messages(parse('name = "x"\nwindow_s = 5\nunknown_policy = "drop"\npace.fcm = 10\n' + FCM))
     assert (compiled.name, compiled.window_s, compiled.unknown_policy) == ("x", 5.0, UnknownPolicy.DROP)
     assert compiled.pace == {Provider.FCM: 10.0}
+
+
+def test_a_campaign_says_how_its_launch_goes() -> None:
+    assert launch_terms(load_campaign(EXAMPLES / "staged.toml")) == {
+        "window_s": 120.0,
+        "unknown_policy": UnknownPolicy.DROP,
+        "require_approval": True,
+        "pace": {Provider.FCM: 10_000.0},
+        "stages": (Stage(share=0.01, hold_s=10.0), Stage(share=0.1, hold_s=5.0)),
+        "guard": GuardTerms(replies=100, stop_share=0.05, bad_token_share=0.2),
+    }
+
+
+def test_a_campaign_that_says_nothing_of_it_is_launched_like_any_record() -> None:
+    terms = launch_terms(parse('name = "x"\n' + FCM))
+    assert terms.pop("guard") == GuardTerms(), "the guard is on unless it is turned off"
+    fresh = LaunchRecord(launch="x-1", campaign="x", state=State.DRAFT, created_at=0.0)
+    assert terms == {name: getattr(fresh, name) for name in terms}
+    assert Stage(share=0.5).hold_s == HOLD_S_DEFAULT
+
+
+def test_the_guard_can_be_turned_off_alone() -> None:
+    assert launch_terms(parse('name = "x"\nguard = false\n' + FCM))["guard"] is None
+
+
+def test_a_launch_record_takes_a_campaigns_terms() -> None:
+    terms = launch_terms(load_campaign(EXAMPLES / "superbowl.toml"))
+    record = LaunchRecord(launch="x-1", campaign="x", state=State.DRAFT, created_at=0.0, **terms)
+    assert LaunchRecord.model_validate_json(record.to_bytes()) == record
 
 
 def test_a_campaign_made_in_python_is_judged_when_it_is_compiled() -> None:

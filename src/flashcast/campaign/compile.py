@@ -16,6 +16,7 @@ from flashcast.campaign.template import (
     payload_bytes_max,
     uncounted_bytes,
 )
+from flashcast.campaign.terms import terms_faults
 from flashcast.campaign.variants import Variant, VariantChooser, chooser_of, variant_faults, variants_of
 from flashcast.limits import FIELDS_MAX
 from flashcast.model import Field, Provider, RequestTemplate, UnknownPolicy
@@ -47,7 +48,6 @@ def compile_messages(campaign: Campaign) -> CompiledMessages:
     if faults:
         raise CampaignFileError(f"campaign {campaign.name!r}", faults)
     fields: dict[Field, int] = {}
-    pace = {Provider.APNS: campaign.pace.apns, Provider.FCM: campaign.pace.fcm}
     sections = campaign.sections()
     return CompiledMessages(
         name=campaign.name,
@@ -59,7 +59,7 @@ def compile_messages(campaign: Campaign) -> CompiledMessages:
         choosers={provider: chooser_of(provider, section, campaign.name) for provider, section in sections.items()},
         window_s=campaign.window_s,
         unknown_policy=campaign.policy,
-        pace={provider: rate for provider, rate in pace.items() if rate is not None},
+        pace=campaign.pace.by_provider(),
     )
 
 
@@ -79,6 +79,7 @@ def compile_faults(campaign: Campaign, unsure: Collection[Provider] = ()) -> Ite
     """
     if not campaign.sections():
         yield Fault((), "no message: write an [apns] table, an [fcm] table, or both")
+    yield from terms_faults(campaign)
     fields: dict[Field, int] = {}
     for provider, section in campaign.sections().items():
         yield from variant_faults(provider, section) if provider not in unsure else ()

@@ -6,11 +6,13 @@ go together, is judged after its variants are merged: see rules.py. So every key
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from flashcast.campaign.records import GuardTerms
 from flashcast.limits import WINDOW_S_DEFAULT
 from flashcast.model import Provider, UnknownPolicy
 
@@ -19,6 +21,11 @@ APNS_STORED_S_MAX = 30 * 86_400
 FCM_TTL_S_MAX = 28 * 86_400
 """FCM stores a message for at most four weeks."""
 NAME_CHARS_MAX = 100
+STAGES_MAX = 10
+"""Each stage is a look at the replies; ten that double reach from a thousandth of the audience to half of it."""
+HOLD_S_DEFAULT = 5.0
+"""Replies take some 0.1 s and an answer from a person a few seconds: long enough to see a trend and press abort."""
+_BOUNDS = GuardTerms()
 
 PushType = Literal[
     "alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity",
@@ -75,6 +82,53 @@ class Pace(_Table):
 
     apns: float | None = Field(None, gt=0, description="Messages per second to APNs at most.")
     fcm: float | None = Field(None, gt=0, description="Messages per second to FCM at most.")
+
+    def by_provider(self) -> dict[Provider, float]:
+        """Messages per second, of the providers that are slowed down."""
+        both = {Provider.APNS: self.apns, Provider.FCM: self.fcm}
+        return {provider: rate for provider, rate in both.items() if rate is not None}
+
+
+class StagePart(_Table):
+    """`[[stages]]`: a part of the audience that goes first."""
+
+    share: float | None = Field(
+        None, gt=0, lt=1, description="Share of the audience that has been sent to when this stage ends; needed."
+    )
+    hold_s: float = Field(
+        HOLD_S_DEFAULT, ge=0, description="Seconds to look at the replies before the next stage opens by itself."
+    )
+
+
+class Guard(_Table):
+    """`[guard]`: what makes a launch pause itself. `guard = false` turns it off."""
+
+    replies: int = Field(
+        _BOUNDS.replies, ge=1, description="Replies of one provider before a share of them means anything."
+    )
+    stop_share: float = Field(
+        _BOUNDS.stop_share, gt=0, le=1, description="Pause above this share of replies whose reason stops a launch."
+    )
+    bad_token_share: float = Field(
+        _BOUNDS.bad_token_share, gt=0, le=1, description="Pause above this share of replies that know no such device."
+    )
+
+
+def _guard_or_off(value: object) -> object:
+    if value is False:
+        return None
+    if not isinstance(value, Mapping | Guard):
+        shown = "true" if value is True else _shown(value)
+        raise ValueError(f"{shown} is neither false nor a table; without the key the guard is on")
+    return value
+
+
+def _false_is_off(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": False})
+
+
+_GuardOrOff = Annotated[Guard | None, BeforeValidator(_guard_or_off), Field(json_schema_extra=_false_is_off)]
+"""None is `guard = false`; TOML has no null that could mean it too."""
 
 
 class ApnsAlert(_Table):
@@ -260,7 +314,16 @@ class Campaign(_Table):
         description="What to do when it is unknown whether a message was taken: `drop` never repeats it, "
         "`resend` repeats it and needs an APNs collapse id and an FCM collapse key or tag.",
     )
+    require_approval: bool = Field(
+        False, description="Whether GO needs the word of a second operator for exactly this campaign and snapshot."
+    )
     pace: Pace = Field(default=Pace(), description="How fast to send.")
+    stages: list[StagePart] = Field(
+        default=[], max_length=STAGES_MAX, description="Parts of the audience that go first; after them all the rest."
+    )
+    guard: _GuardOrOff = Field(
+        default=Guard(), description="The misfire guard's bounds, or `false`: it pauses a launch that goes wrong."
+    )
     apns: ApnsSection | None = Field(None, description="The message for Apple devices.")
     fcm: FcmSection | None = Field(None, description="The message for devices that Firebase reaches.")
 

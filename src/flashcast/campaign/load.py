@@ -38,13 +38,17 @@ _EXPECTED = {
 _BOUNDS = {
     "greater_than": "is not more than {gt:g}",
     "greater_than_equal": "is less than {ge:g}",
+    "less_than": "is not less than {lt:g}",
     "less_than_equal": "is more than {le:.0f}",
     "finite_number": "is not a finite number",
     "string_too_short": "is too short; at least {min_length} character is needed",
     "string_too_long": "is too long; at most {max_length} characters are possible",
     "too_short": "is empty",
+    "too_long": "has {actual_length} entries; at most {max_length} are possible",
     "string_pattern_mismatch": "does not match {pattern}",
 }
+
+_ARRAYS_OF_TABLES = ("stages", "variants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ def _without(raw: dict[str, Any], details: Iterable[ErrorDetails]) -> dict[str, 
             table = table[part]
         if isinstance(table, list):
             # An element must not move its successors: their lines follow from their indices.
-            table[int(last)] = {} if parents[-1] == "variants" else ""
+            table[int(last)] = {} if parents[-1] in _ARRAYS_OF_TABLES else ""
         else:
             table.pop(last, None)
     kept.setdefault("name", "unnamed")
@@ -245,6 +249,8 @@ def _model_at(key: Key) -> type[BaseModel]:
 def _steps(key: Key) -> Iterator[type[BaseModel]]:
     tables: dict[Key, type[BaseModel]] = {
         ("pace",): models.Pace,
+        ("stages",): models.StagePart,
+        ("guard",): models.Guard,
         ("apns",): models.ApnsSection,
         ("fcm",): models.FcmSection,
         ("apns", "alert"): models.ApnsAlert,
