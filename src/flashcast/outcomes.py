@@ -117,6 +117,7 @@ class Reason(Enum):
     ABORTED = "Aborted"
     STOPPED = "Stopped"
     UNRECOGNISED_REPLY = "UnrecognisedReply"
+    WORKER_LOST = "WorkerLost"
 
     @property
     def code(self) -> int:
@@ -214,6 +215,14 @@ ACTIONS: Final[dict[Reason, Action]] = {
     _R.UNRECOGNISED_REPLY: Action.REJECT,
 }  # fmt: skip
 """What to do for each reason that can end a request. A row that ends for another reason was never sent."""
+
+
+BAD_TOKENS: Final[dict[Provider, frozenset[Reason]]] = {
+    Provider.APNS: frozenset({Reason.BAD_DEVICE_TOKEN, Reason.DEVICE_TOKEN_NOT_FOR_TOPIC}),
+    # What FCM says of a token that it cannot read; of one of another project it says SENDER_ID_MISMATCH, a stop.
+    Provider.FCM: frozenset({Reason.FCM_INVALID_ARGUMENT}),
+}
+"""Reasons that call a token wrong rather than gone: many of them are a misfire, which the guard looks for."""
 
 
 def reason_of(provider: Provider, name: str) -> Reason:

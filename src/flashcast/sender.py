@@ -33,9 +33,9 @@ from flashcast.campaign.file import Campaign
 from flashcast.campaign.template import payload_bytes_max, too_long
 from flashcast.clock import Clock, SystemClock
 from flashcast.config import ApnsConfig, Config, FcmConfig
+from flashcast.deliver.books import settle
 from flashcast.deliver.claims import Chunks, ShardRows
 from flashcast.deliver.job import Job, RowArrays, Terms
-from flashcast.deliver.run import settle
 from flashcast.errors import CampaignError, FlashcastError, InputError
 from flashcast.limits import WINDOW_S_DEFAULT
 from flashcast.model import Hole, Provider, UnknownPolicy

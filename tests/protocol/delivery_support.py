@@ -13,10 +13,10 @@ import numpy as np
 from wire_support import columns
 
 from flashcast.clock import Clock
+from flashcast.deliver.books import settle
 from flashcast.deliver.claims import Chunks, ShardRows
 from flashcast.deliver.job import Job, RowArrays, Terms
 from flashcast.deliver.lane import Lane
-from flashcast.deliver.run import settle
 from flashcast.model import Hole, Provider, RequestTemplate
 from flashcast.outcomes import Outcome, Reason
 from flashcast.providers import apns, fcm
@@ -134,7 +134,8 @@ def lanes_to(
 
 def start(job: Job, lanes: list[Lane]) -> None:
     """GO."""
-    job.go_ns = job.origin_ns = job.clock.monotonic_ns()
+    now_ns = job.clock.monotonic_ns()
+    job.set_go(now_ns, now_ns)
     for lane in lanes:
         lane.start(job)
 

@@ -5,6 +5,7 @@ In each test all rows are accounted for, and the server's own count says what wa
 
 from __future__ import annotations
 
+import selectors
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -165,24 +166,27 @@ def test_a_graceful_goaway_lets_the_streams_in_flight_end_on_the_old_connection(
 
 
 @contextmanager
-def by_hand(server: ScriptedServer, clock: FixedClock, connections: int) -> Iterator[Lane]:
-    """A lane without its thread: the test takes each step itself."""
-    lane = Lane(server.address, server.context, connections, clock, "by hand")
+def by_hand(
+    server: ScriptedServer, clock: FixedClock, connections: int
+) -> Iterator[tuple[Lane, selectors.BaseSelector]]:
+    """A lane without a thread: the test takes each step itself."""
+    selector = selectors.DefaultSelector()
+    lane = Lane(
+        server.address, server.context, connections, clock, "by hand", selector=selector, stepped=lambda: None
+    )  # fmt: skip
     try:
-        yield lane
+        yield lane, selector
     finally:
-        for link in list(lane._links):
-            lane._drop(link, None)
         lane.close()
 
 
-def step(lane: Lane, until: Callable[[], bool]) -> None:
-    """Serves what is ready until ``until`` holds."""
+def step(by_hand: tuple[Lane, selectors.BaseSelector], until: Callable[[], bool]) -> None:
+    """Steps a lane until ``until`` holds; waits for its sockets, while its clock stands still."""
+    lane, selector = by_hand
+    lane.turn(False)
     while not until():
-        ready = lane._selector.select(PATIENCE_S)
-        assert ready, f"nothing happens to {lane!r}"
-        for key, _ in ready:
-            lane._serve(key.data)
+        assert selector.select(PATIENCE_S), f"nothing happens to {lane!r}"
+        lane.turn(False)
 
 
 def test_what_the_peer_said_before_it_hung_up_is_heard(certificates: Certificates) -> None:
@@ -198,14 +202,14 @@ def test_what_the_peer_said_before_it_hung_up_is_heard(certificates: Certificate
             closed.set()
 
     clock = FixedClock()
-    with ScriptedServer(certificates, Scripted(act)) as server, by_hand(server, clock, 1) as lane:
-        lane._open_missing(0)
+    with ScriptedServer(certificates, Scripted(act)) as server, by_hand(server, clock, 1) as (lane, selector):
+        step((lane, selector), lambda: lane.statistics().ready == 1)
         (link,) = lane._links
-        step(lane, lambda: link.ready)
         job = job_for(APNS, 50, clock)
-        lane._begin(job)
+        start(job, [lane])
+        lane.turn(False)
         assert closed.wait(PATIENCE_S)
-        lane._drop(link, ConnectionError("Broken pipe"))
+        lane._links.drop(link, ConnectionError("Broken pipe"))
         assert told(job) == {"accepted": 25, "unknown ConnectionLost": 1, "unsent GoingAway": 24}
 
 
@@ -215,15 +219,16 @@ def test_a_peer_that_hangs_up_at_once_is_not_dialled_without_a_pause(certificate
             peer.goaway(0)
 
     clock = FixedClock()
-    with ScriptedServer(certificates, Shut()) as server, by_hand(server, clock, 8) as lane:
-        lane._open_missing(clock.monotonic_ns())
-        assert len(lane._links) == 8
-        step(lane, lambda: not lane._links)
-        lane._open_missing(clock.monotonic_ns())
-        assert not lane._links
+    with ScriptedServer(certificates, Shut()) as server, by_hand(server, clock, 8) as (lane, selector):
+        lane.turn(False)
+        assert lane.statistics().connections == 8
+        step((lane, selector), lambda: lane.statistics().connections == 0)
+        lane.wake()
+        lane.turn(False)
+        assert lane.statistics().connections == 0
         clock.advance(30)
-        lane._open_missing(clock.monotonic_ns())
-        assert len(lane._links) == 1, "one finds out whether the peer is well again"
+        lane.turn(False)
+        assert lane.statistics().connections == 1, "one finds out whether the peer is well again"
 
 
 def test_doubt_that_waits_for_another_try_is_in_the_journal_already(certificates: Certificates) -> None:

@@ -76,6 +76,7 @@ def test_the_senders_configuration_fits_the_profile(running: SimulatorProcess) -
     assert config.fcm is not None
     assert (config.apns.endpoint, config.fcm.endpoint) == (running.ready["apns"], running.ready["fcm"])
     assert (config.apns.streams, config.apns.reply_deadline_s) == (1_000, 10.0)
+    assert config.fcm.quota_per_minute == 0, "the profile has no quota, whatever Google's default is"
     account = json.loads(config.fcm.service_account_file.read_text())
     assert account["token_uri"] == f"{running.ready['oauth']}/token"
 

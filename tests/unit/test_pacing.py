@@ -156,3 +156,71 @@ def test_after_pushback_no_schedule_sends_more_than_the_rate_in_force(steps: lis
 def test_a_pace_below_one_a_second_still_sends(pace: float) -> None:
     pacer = Pacer(pace, 0)
     assert pacer.allowance(int(S / pace) + 1, 10) == 1
+
+
+# --- a pace that changes ------------------------------------------------------------------------------
+
+
+@given(
+    start=st.integers(0, 10**15),
+    steps=st.lists(
+        st.tuples(st.integers(0, 3 * S), st.integers(0, 5_000), st.none() | st.floats(0.0, 1e5)), max_size=60
+    ),
+)
+def test_no_schedule_of_paces_sends_more_than_they_allow(
+    start: int, steps: list[tuple[int, int, float | None]]
+) -> None:
+    """Each pace earns for as long as it is in force; what is saved up is a tenth of a second's worth of the last."""
+    pace = 1_000.0
+    pacer, now, earned, sent = Pacer(pace, start), start, 0.0, 0
+    for wait, wanted, change in steps:
+        now += wait
+        earned = min(earned + pace * wait / S, max(1.0, pace / 10))
+        if change is not None:
+            pacer.set_pace(change, now)
+            pace = change
+            earned = min(earned, max(1.0, pace / 10))
+        allowed = pacer.allowance(now, wanted)
+        assert allowed <= earned + 1e-6 * (1 + sent)
+        pacer.sent(allowed)
+        earned -= allowed
+        sent += allowed
+
+
+def test_a_pace_changed_all_the_time_is_still_kept_up() -> None:
+    """Shares of a fleet's pace change a little with every heartbeat; that must not cost what was earned."""
+    pacer, total = Pacer(3.0, 0), 0
+    for ms in range(0, 20_001, 20):
+        pacer.set_pace(3.0 + (ms % 40) / 1_000, ms * 1_000_000)
+        allowed = pacer.allowance(ms * 1_000_000, 10)
+        pacer.sent(allowed)
+        total += allowed
+    assert 57 <= total <= 61
+
+
+def test_a_pace_of_nothing_sends_nothing() -> None:
+    pacer = Pacer(1_000.0, 0)
+    pacer.set_pace(0.0, S)
+    assert pacer.allowance(100 * S, 10) == 0
+    pacer.set_pace(1_000.0, 100 * S)
+    assert pacer.allowance(100 * S, 10) == 0, "the time without a pace earned nothing"
+    assert pacer.allowance(100 * S + S // 100, 100) == 10
+
+
+def test_a_pace_can_come_and_go() -> None:
+    pacer = Pacer(None, 0)
+    pacer.set_pace(100.0, 5 * S)
+    assert pacer.allowance(5 * S, 10_000) == 0, "being without a bound has saved nothing up"
+    assert pacer.allowance(6 * S, 10_000) == 10
+    pacer.set_pace(None, 6 * S)
+    assert pacer.allowance(6 * S, 10_000) == 10_000
+
+
+def test_a_new_pace_does_not_end_a_rest() -> None:
+    pacer = Pacer(None, 0)
+    pacer.sent(1_000)
+    pacer.replied(1_000, 900, 30.0)
+    pacer.tick(INTERVAL_NS)
+    pacer.set_pace(1_000.0, 10 * S)
+    assert pacer.allowance(29 * S, 100) == 0
+    assert 0 < pacer.allowance(31 * S, 100) <= 100

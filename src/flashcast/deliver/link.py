@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +12,83 @@ from numpy.typing import NDArray
 from flashcast.errors import FlashcastError, ProtocolError
 from flashcast.limits import RECONNECT_BACKOFF_S_MAX
 from flashcast.outcomes import Reason
-from flashcast.transport.tls import Address, Channel, Stage
+from flashcast.transport.tls import Address, Stage
 from flashcast.wire.connection import Book, Connection, Phase
+
+
+class ChannelLike(Protocol):
+    """What a lane needs of a channel: `transport.tls.Channel`, or one that a simulation made. Nothing blocks."""
+
+    @property
+    def stage(self) -> Stage: ...
+    @property
+    def socket(self) -> Any:
+        """What the selector is given."""
+        ...
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether to wait for a chance to write as well."""
+        ...
+
+    @property
+    def more(self) -> bool:
+        """Whether the last `receive` may have left something that the selector does not tell of."""
+        ...
+
+    @property
+    def bytes_sent(self) -> int: ...
+    @property
+    def bytes_received(self) -> int: ...
+
+    def advance(self) -> bool:
+        """Takes the opening further; whether the channel is open now. Raises EnvironmentFault."""
+        ...
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Writes what can be written and keeps the rest. Raises ConnectionError."""
+        ...
+
+    def flush(self) -> bool:
+        """Writes what was kept; whether all of it is gone. Raises ConnectionError."""
+        ...
+
+    def receive(self, into: memoryview) -> int:
+        """Reads what is there; 0 where nothing is. Raises ConnectionError when the peer is gone and all is read."""
+        ...
+
+    def close(self) -> None:
+        """Closes; safe to call twice."""
+        ...
+
+
+Dial: TypeAlias = Callable[[Address, ssl.SSLContext, bytearray], ChannelLike]
+"""Begins a connection: address, TLS settings, and a scratch buffer shared by the channels of one lane."""
+
+
+class Ready(Protocol):
+    """What a selector tells of: ``data`` is what was registered with it."""
+
+    @property
+    def data(self) -> Any: ...
+
+
+class SelectorLike(Protocol):
+    """What a lane needs of a selector: `selectors.DefaultSelector`, or one that a simulation made."""
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> object: ...
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> object: ...
+    def unregister(self, fileobj: Any) -> object: ...
+    def select(self, timeout: float | None = None) -> Iterable[tuple[Ready, int]]: ...
+    def close(self) -> None: ...
 
 
 class Link:
     """A channel and a connection. The lane decides when; the link does."""
 
-    def __init__(self, address: Address, context: ssl.SSLContext, raw: bytearray, book: Book, now_ns: int) -> None:
-        """Starts connecting; raises EnvironmentFault where even that fails."""
-        self.channel = Channel(address, context, raw)
+    def __init__(self, channel: ChannelLike, book: Book, now_ns: int) -> None:
+        """``channel`` has begun to connect."""
+        self.channel = channel
         self.connection = Connection(book)
         self.opened_ns = now_ns
         self.active_ns = now_ns

@@ -44,6 +44,17 @@ class Pacer:
             return self._pace
         return self._cap if self._pace is None else min(self._cap, self._pace)
 
+    def set_pace(self, pace_per_s: float | None, now_ns: int) -> None:
+        """Changes the lane's share of the campaign's pace, 0 for none of it. What was earned until now stays earned."""
+        if self.rate is None:
+            self._credit = 0.0
+            self._refilled_ns = max(now_ns, self._rest_until_ns)
+        else:
+            self.allowance(now_ns, 0)
+        self._pace = pace_per_s
+        if pace_per_s is not None:
+            self._credit = min(self._credit, _saved_max(pace_per_s)) if pace_per_s else 0.0
+
     def allowance(self, now_ns: int, wanted: int) -> int:
         """How many of ``wanted`` requests may be sent now."""
         if now_ns < self._rest_until_ns:
@@ -53,8 +64,7 @@ class Pacer:
             return wanted
         self._credit += rate * (now_ns - self._refilled_ns) / 1e9
         self._refilled_ns = now_ns
-        # A tenth of a second's worth may be saved up, so that a late wake-up costs no throughput.
-        self._credit = min(self._credit, max(1.0, rate / 10))
+        self._credit = min(self._credit, _saved_max(rate))
         return min(wanted, int(self._credit))
 
     def sent(self, count: int) -> None:
@@ -93,3 +103,8 @@ class Pacer:
         self._interval_ns = now_ns
         self._sent = self._replies = self._throttled = 0
         self._longest_wait_s = 0.0
+
+
+def _saved_max(rate: float) -> float:
+    """A tenth of a second's worth may be saved up, so that a late wake-up costs no throughput."""
+    return max(1.0, rate / 10)

@@ -107,6 +107,8 @@ class ClientCertificate:
                 f"apns.certificate_file: {certificate_file} is valid only from {certificate.not_valid_before_utc}",
                 remedy="Check this machine's clock.",
             )
+        self.valid_until = certificate.not_valid_after_utc.timestamp()
+        """Unix time after which TLS refuses it."""
 
     def authorization(self) -> None:
         return None

@@ -66,6 +66,8 @@ MEANINGS: Final[dict[Reason, str]] = {
     Reason.ABORTED: "The operator aborted the launch.",
     Reason.STOPPED: "The provider's part of the launch was stopped.",
     Reason.UNRECOGNISED_REPLY: "The provider answered with something its documentation does not know.",
+    Reason.WORKER_LOST: "The worker that had claimed the row was lost, and its journal with it; it may have been sent.",
+    Reason.WORKER_LOST: "The worker that was to send it was lost, and with it what it had sent.",
 }
 
 ADVICE: Final[dict[Action, str]] = {
