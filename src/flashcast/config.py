@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from flashcast.errors import ConfigError
-from flashcast.limits import CONNECTIONS_MAX, HANDSHAKE_DEADLINE_S, REPLY_DEADLINE_S
+from flashcast.limits import CONNECTIONS_MAX, FCM_QUOTA_PER_MINUTE, HANDSHAKE_DEADLINE_S, REPLY_DEADLINE_S
 from flashcast.model import Provider
 
 APNS_PRODUCTION = "https://api.push.apple.com:443"
@@ -82,6 +82,12 @@ class FcmConfig(_Endpoint):
     endpoint: str = Field(FCM_PRODUCTION, description="Base URL of the FCM server.")
     service_account_file: Path = Field(description="Service account JSON from the Google Cloud console.")
     project_id: str | None = Field(None, description="Firebase project; by default the service account's.")
+    quota_per_minute: int = Field(
+        FCM_QUOTA_PER_MINUTE,
+        ge=0,
+        description="Messages a minute that Google takes from the project, as agreed; preflight goes by it. "
+        "0 for an endpoint without a quota, such as a simulator.",
+    )
 
 
 class Config(BaseSettings):

@@ -28,6 +28,11 @@ def _section(own: ProviderProfile, deadline_s: float, settings: dict[str, str | 
     return [f"{key} = {json.dumps(value)}" for key, value in {**settings, **common}.items()]
 
 
+def _quota_per_minute(own: ProviderProfile) -> int:
+    """What the sender's settings should say of the quota: 0 for none."""
+    return max(1, int(own.quota * 60 / own.quota_window_s)) if own.quota else 0
+
+
 def write_config(options: Options, addresses: Addresses, made: Credentials) -> Path:
     """Writes the file into the simulator's folder; paths in it are relative to it. Raises EnvironmentFault."""
     profile = options.profile
@@ -44,6 +49,7 @@ def write_config(options: Options, addresses: Addresses, made: Credentials) -> P
         lines += _section(profile.fcm, profile.reply_deadline_s, {
             "endpoint": fcm, "ca_file": made.ca_file.name,
             "service_account_file": made.service_account.name, "project_id": PROJECT_ID,
+            "quota_per_minute": _quota_per_minute(profile.fcm),
         })  # fmt: skip
     path = options.folder / CONFIG_NAME
     fresh = path.with_name(f".{path.name}.{os.getpid()}")

@@ -39,6 +39,7 @@ from flashcast.simulator.channel import (
 from flashcast.simulator.events import NEVER, Event, Schedule
 from flashcast.simulator.faults import Code, ConnectionFault, StreamFault
 from flashcast.simulator.front import Front
+from flashcast.simulator.idle import IdleTimer
 from flashcast.simulator.ledger import G_CONNECTIONS, G_MALFORMED, G_OVER_LIMIT
 from flashcast.simulator.replies import (
     CONTINUATION,
@@ -90,7 +91,9 @@ class Connection(Channel):
         limit = profile.streams
         if profile.streams_before_auth is not None and not certificate:
             limit = profile.streams_before_auth
-        super().__init__(front, now_ns, limit, Schedule(profile, front.seed, next(front.numbers)))
+        number = next(front.numbers)
+        super().__init__(front, now_ns, limit, Schedule(profile, front.seed, number))
+        self._idle = IdleTimer(profile, front.seed, number, now_ns)
         self._certificate = certificate
         self._authenticated = certificate
         self.slow_reader = self._schedule.slow_reader
@@ -115,7 +118,8 @@ class Connection(Channel):
     @property
     def next_due_ns(self) -> int:
         """When `release` should be called; `events.NEVER` for not at all."""
-        return min(int(self._state[a.S_NEXT_DUE]), self._hang_at_ns)
+        idle_at_ns = self._idle.at_ns if self.phase is Phase.SERVING else NEVER
+        return min(int(self._state[a.S_NEXT_DUE]), self._hang_at_ns, idle_at_ns)
 
     def receive(self, buf: NDArray[np.uint8], n: int, now_ns: int) -> int:
         """Takes ``buf[:n]`` (uint8, `LOAD_SLACK_BYTES` longer than ``n``); returns how many bytes were taken.
@@ -142,6 +146,8 @@ class Connection(Channel):
             self.phase = Phase.HANG_UP
             self._hang_at_ns = NEVER
         self._settle_up()
+        if now_ns >= self._idle.at_ns and self.phase is Phase.SERVING:
+            self._close_idle()
         return full
 
     def peer_closed(self) -> None:
@@ -174,6 +180,9 @@ class Connection(Channel):
         s, profile = self._state, self._front.profile
         if self.phase is Phase.HANG_UP:
             return
+        if self._idle.enabled:
+            open_now = int(s[a.S_PENDING]) + len(self._streams) + len(self._narrow)
+            self._idle.used(int(s[a.S_HANDLED]), self._now_ns, busy=open_now > 0 or self._block is not None)
         if not s[a.S_DIRECT] and s[a.S_NEXT_DUE] <= self._now_ns:
             self._release_narrow(self._now_ns)
         credit = profile.window_update_bytes or self._connection_window // 2
@@ -473,6 +482,14 @@ class Connection(Channel):
                 debug = b'{"reason":"%s"}' % self._front.profile.goaway_reason.encode()
                 self._go_away(int(s[a.S_LAST]), Code.NO_ERROR, debug)
         s[a.S_STOP_AT] = self._schedule.next_at
+
+    def _close_idle(self) -> None:
+        """Nothing is open, so nothing is in doubt but what the client is sending at this very moment."""
+        if self._idle.abrupt:
+            self.abrupt = True
+        else:
+            self._go_away(int(self._state[a.S_LAST]), Code.NO_ERROR, b'{"reason":"IdleTimeout"}')
+        self.phase = Phase.HANG_UP
 
     def _after_silence(self, stream: int) -> None:
         # Nothing else may end this connection before the client has waited in vain.

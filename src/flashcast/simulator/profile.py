@@ -119,6 +119,28 @@ class TableChange(_Table):
     bytes: int = Field(ge=0, le=65_536, description="The new size.")
 
 
+class IdleClose(_Table):
+    """When connections that carry no requests are closed."""
+
+    min_s: float = Field(
+        gt=0, description="The least time without a request after which a connection is closed, in seconds."
+    )
+    max_s: float = Field(
+        gt=0, description="The greatest such time; each connection draws its own between the two, by the seed."
+    )
+    abrupt_share: Share = Field(
+        0.0,
+        description="The share of these closes that just end the connection, as middleboxes do; the others say GOAWAY "
+        "(NO_ERROR) first.",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> IdleClose:
+        if self.max_s < self.min_s:
+            raise ValueError(f"max_s {self.max_s:g} is less than min_s {self.min_s:g}")
+        return self
+
+
 class ProviderProfile(_Table):
     """`[apns]` and `[fcm]`: one provider's behaviour."""
 
@@ -142,6 +164,9 @@ class ProviderProfile(_Table):
         0, ge=0, description="GOAWAY after about this many requests on a connection; 0 never."
     )
     goaway_reason: str = Field("Shutdown", description="The reason in GOAWAY's debug data.")
+    idle_close: IdleClose | None = Field(
+        None, description="Closes connections that carry nothing, or nothing but PINGs; see below. None: never."
+    )
     silence_then_goaway: bool = Field(
         False,
         description="After a silent stream the connection takes no new ones (GOAWAY), so that a later `cut` cannot "
@@ -277,6 +302,7 @@ def _wire_faults() -> tuple[Reply, ...]:
 def _misbehaviour(**overrides: object) -> ProviderProfile:
     settings: dict[str, object] = {
         "goaway_every": 6_000,
+        "idle_close": IdleClose(min_s=20.0, max_s=60.0),
         "silence_then_goaway": True,
         "connection_window_bytes": 400_000,
         "small_window_share": 0.1,
