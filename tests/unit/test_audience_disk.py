@@ -67,7 +67,7 @@ def test_files_under_the_limit_are_written(tmp_path: Path, audience: Path) -> No
     open_snapshot(tmp_path / "out").close()
 
 
-@pytest.mark.parametrize(("limit", "shard_rows"), [(1_000_000, 262_144), (1_000, 262_144), (200_000, 4_096)])
+@pytest.mark.parametrize(("limit", "shard_rows"), [(1_000_000, 65_536), (1_000, 65_536), (200_000, 4_096)])
 def test_a_file_size_limit_is_told_as_a_full_disk(
     tmp_path: Path, audience: Path, limit: int, shard_rows: int
 ) -> None:

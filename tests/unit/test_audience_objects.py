@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import builtins
-import os
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
-from xml.sax.saxutils import escape
 
 import pytest
 from audience_data import campaign, devices, write
+from s3_server import Bucket, bucket
 
-from flashcast.audience.objects import fetch, split_url
+from flashcast.audience.objects import fetch
 from flashcast.audience.seal import seal
 from flashcast.audience.source import AudienceSource
+from flashcast.audience.stores import split_url
 from flashcast.errors import AudienceError, EnvironmentFault
 
 obstore = pytest.importorskip("obstore", reason="obstore is an extra: flashcast[objectstore]")
+__all__ = ["bucket"]  # a fixture
 
 
 def memory_store(**objects: bytes) -> Any:
@@ -105,71 +102,7 @@ def test_without_obstore_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     assert 'pip install "flashcast[objectstore]"' in caught.value.remedy
 
 
-class _Bucket(BaseHTTPRequestHandler):
-    """As much of S3 as reading takes: ListObjectsV2, HEAD and GET."""
-
-    protocol_version = "HTTP/1.1"
-    objects: dict[str, bytes]
-    gets: list[str]
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        query = parse_qs(url.query)
-        if query.get("list-type") == ["2"]:
-            prefix = query.get("prefix", [""])[0]
-            found = "".join(
-                f"<Contents><Key>{escape(key)}</Key><Size>{len(body)}</Size><ETag>&quot;{len(body)}&quot;</ETag>"
-                "<LastModified>2025-01-01T00:00:00.000Z</LastModified></Contents>"
-                for key, body in sorted(self.objects.items())
-                if key.startswith(prefix)
-            )
-            self._answer(
-                200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
-            )
-            return
-        self.gets.append(url.path)
-        self._object(url.path)
-
-    def do_HEAD(self) -> None:
-        self._object(urlsplit(self.path).path)
-
-    def _object(self, path: str) -> None:
-        body = self.objects.get(path.removeprefix("/bucket/"))
-        self._answer(404 if body is None else 200, body or b"")
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{len(body)}"')
-        self.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Bucket]]:
-    """An S3 endpoint on loopback that the AWS_ variables point at."""
-    handler = type("Bucket", (_Bucket,), {"objects": {}, "gets": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    yield handler
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_an_audience_on_s3_seals_to_the_same_snapshot_as_on_disk(tmp_path: Path, bucket: type[_Bucket]) -> None:
+def test_an_audience_on_s3_seals_to_the_same_snapshot_as_on_disk(tmp_path: Path, bucket: Bucket) -> None:
     write(tmp_path / "0.parquet", devices(40)[:20])
     write(tmp_path / "1.parquet", devices(40)[20:])
     for part in "01":
@@ -179,15 +112,15 @@ def test_an_audience_on_s3_seals_to_the_same_snapshot_as_on_disk(tmp_path: Path,
     for number in range(2):
         source = AudienceSource("s3://bucket/day/part-*.parquet", cache=tmp_path / "cache")
         assert seal(campaign(), source, tmp_path / f"out{number}").digest == expected
-    assert sorted(bucket.gets) == ["/bucket/day/part-0.parquet", "/bucket/day/part-1.parquet"]
+    assert sorted(bucket.gets) == ["day/part-0.parquet", "day/part-1.parquet"]
 
 
-def test_an_object_that_is_not_on_s3_is_told(tmp_path: Path, bucket: type[_Bucket]) -> None:
+def test_an_object_that_is_not_on_s3_is_told(tmp_path: Path, bucket: Bucket) -> None:
     with pytest.raises(AudienceError, match=r"no object at s3://bucket/nothing\.parquet"):
         seal(campaign(), AudienceSource("s3://bucket/nothing.parquet", cache=tmp_path / "cache"), tmp_path / "out")
 
 
 def test_a_disk_that_cannot_hold_the_cache_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with pytest.raises(EnvironmentFault, match=r"cannot keep memory:///b\.csv"):
+    with pytest.raises(EnvironmentFault, match=r"cannot fetch memory:///b\.csv: .*cache"):
         fetch(memory_store(**{"b.csv": b"x"}), "memory://", "b.csv", tmp_path / "cache")

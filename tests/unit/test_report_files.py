@@ -56,6 +56,7 @@ class Launch:
             load_campaign(state / "campaign.toml"), state / "audience.parquet", self.folder / recall.SNAPSHOT
         )
         self.journal = Journal.create(self.folder / recall.JOURNAL, self.snapshot.rows, launch=self.folder.name)
+        self.journal.hold(0, self.snapshot.rows)
         self.journal.outcome[:30] = Outcome.ACCEPTED
         self.journal.reply_ms[:30] = range(30)
         self.journal.outcome[30:35] = Outcome.REJECTED
@@ -141,6 +142,21 @@ def test_a_launch_that_was_killed_is_reported_from_its_journal_and_nothing_is_wr
     assert document["reasons"] == {"UNREGISTERED": 5, "ProcessDied": 3}
     assert document["warnings"] == [recall.UNFINISHED]
     assert sorted(path.name for path in launch.folder.iterdir()) == before
+
+
+def test_the_journals_of_several_workers_are_one_report(launch: Launch) -> None:
+    """What another worker of this machine had taken over counts where it knows better."""
+    other = Journal.create(launch.folder / "journal-other.bin", ROWS, launch=launch.folder.name)
+    other.hold(30, 10)
+    other.outcome[35:38] = Outcome.ACCEPTED
+    other.outcome[38:40] = Outcome.EXPIRED
+    other.reason[38:40] = Reason.WINDOW_CLOSED.code
+    document = json.loads(launch.run("--json")[1])
+    assert document["outcomes"] == {
+        "accepted": 30, "rejected": 5, "failed": 0, "unknown": 3, "expired": 2, "unsent": 0,
+    }  # fmt: skip
+    launch.journal.outcome[35:38] = Outcome.UNSENT
+    assert json.loads(launch.run("--json")[1])["outcomes"]["accepted"] == 33
 
 
 def test_a_launch_that_was_killed_can_be_written_as_files_too(launch: Launch, tmp_path: Path) -> None:

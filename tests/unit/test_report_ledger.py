@@ -10,6 +10,7 @@ from report_data import Rows, accepted, rows, simulator_ledger, snapshot
 
 from flashcast.model import Provider, UnknownPolicy
 from flashcast.outcomes import REPORTED, Action, Outcome, Reason
+from flashcast.report import ledger
 from flashcast.report.ledger import compare, imbalances, tally
 
 UNREGISTERED = (Outcome.REJECTED, Reason.UNREGISTERED)
@@ -141,6 +142,16 @@ def test_comparing_shard_by_shard_finds_what_counting_row_by_row_does(data: st.D
     assert found.unknown_taken == sum(o is Outcome.UNKNOWN and t > 0 for o, t in pairs)
     assert found.settled_but_taken == sum(o not in (Outcome.ACCEPTED, Outcome.UNKNOWN) and t > 0 for o, t in pairs)
     assert found.strangers == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 8, 100])
+def test_it_does_not_matter_how_many_rows_are_compared_together(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    of = snapshot(apns=9, fcm=7, shard_rows=2)
+    made = rows(*[ACCEPTED, UNREGISTERED, SILENT, ACCEPTED] * 4)
+    expected = compare(of, made, simulator_ledger(of, [1, 0, 1, 0] * 4))
+    monkeypatch.setattr(ledger, "ROWS_AT_ONCE", at_once)
+    assert compare(of, made, simulator_ledger(of, [1, 0, 1, 0] * 4)) == expected
+    assert (expected.accepted_not_taken, expected.unknown_taken) == (4, 4)
 
 
 def test_the_arrays_of_the_journal_are_not_changed_by_counting() -> None:

@@ -116,15 +116,20 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise EnvironmentFault(f"cannot read {path}: {error.strerror}") from error
+    return parse_manifest(raw, str(path))
+
+
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """The manifest in ``raw``, checked against its own digest. Raises SnapshotError, which names it ``where``."""
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "the document"
-        raise SnapshotError(f"{path} cannot be read: {where}: {fault['msg']}", remedy=_REMEDY) from None
+        field = ".".join(str(part) for part in fault["loc"]) or "the document"
+        raise SnapshotError(f"{where} cannot be read: {field}: {fault['msg']}", remedy=_REMEDY) from None
     # Comparing the bytes too refuses an edit that parsing forgives: a space, a key given twice.
     if manifest.digest != manifest.computed_digest() or manifest.to_bytes() != raw:
-        raise SnapshotError(f"{path} does not match its digest: it was changed after sealing", remedy=_REMEDY)
+        raise SnapshotError(f"{where} does not match its digest: it was changed after sealing", remedy=_REMEDY)
     return manifest
 
 

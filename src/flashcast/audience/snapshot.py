@@ -32,11 +32,10 @@ _VERIFY_THREADS_MAX: Final = 8
 """SHA-256 runs at 1 to 2 GB/s per core; beyond eight the disk is the limit."""
 
 
-class Snapshot:
-    """A sealed audience and its messages. Close it, or use it in a ``with`` statement, to let the mappings go."""
+class Contents:
+    """What the manifest alone tells of a snapshot; ``where`` names it in errors. Raises SnapshotError."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+    def __init__(self, manifest: Manifest, where: str) -> None:
         self.manifest = manifest
         self.digest = manifest.digest
         self.name = manifest.name
@@ -50,18 +49,21 @@ class Snapshot:
                 for provider, documents in manifest.templates.items()
             }
         except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(f"{path}: a template in the manifest cannot be read", remedy=_REMEDY) from error
+            raise SnapshotError(f"{where}: a template in the manifest cannot be read", remedy=_REMEDY) from error
         self.rows_by_provider: dict[Provider, int] = {
             provider: sum(shard.rows for shard in manifest.shards if shard.provider is provider)
             for provider in Provider
         }
         self.rows = sum(self.rows_by_provider.values())
-        self.shards = tuple(
-            Shard(path / facts.file, index=index, base=facts.base) for index, facts in enumerate(manifest.shards)
-        )
-        for shard, facts in zip(self.shards, manifest.shards, strict=True):
-            if shard.rows != facts.rows or shard.provider is not facts.provider:
-                raise SnapshotError(f"{shard.path} is not the shard that the manifest names", remedy=_REMEDY)
+
+
+class Snapshot(Contents):
+    """A sealed audience and its messages. Close it, or use it in a ``with`` statement, to let the mappings go."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        super().__init__(manifest, str(path))
+        self.path = path
+        self.shards = tuple(map_shard(path, manifest, index) for index in range(len(manifest.shards)))
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{rows:,} {provider}" for provider, rows in self.rows_by_provider.items() if rows)
@@ -92,11 +94,21 @@ def open_snapshot(path: Path, *, verify: bool = True) -> Snapshot:
     if verify:
         files: tuple[FileFacts, ...] = (*manifest.shards, manifest.dropped)
         with ThreadPoolExecutor(min(_VERIFY_THREADS_MAX, os.cpu_count() or 1)) as pool:
-            list(pool.map(lambda facts: _verify(path, facts), files))
+            list(pool.map(lambda facts: verify_file(path, facts), files))
     return Snapshot(path, manifest)
 
 
-def _verify(folder: Path, facts: FileFacts) -> None:
+def map_shard(folder: Path, manifest: Manifest, index: int) -> Shard:
+    """Maps shard ``index`` in ``folder``. Raises SnapshotError where it is not the one that the manifest names."""
+    facts = manifest.shards[index]
+    shard = Shard(folder / facts.file, index=index, base=facts.base)
+    if shard.rows != facts.rows or shard.provider is not facts.provider:
+        raise SnapshotError(f"{shard.path} is not the shard that the manifest names", remedy=_REMEDY)
+    return shard
+
+
+def verify_file(folder: Path, facts: FileFacts) -> None:
+    """Reads a file once. Raises SnapshotError where it is missing or not the one sealed, EnvironmentFault."""
     path = folder / facts.file
     try:
         size = path.stat().st_size

@@ -6,7 +6,7 @@ bytes, so that four million rows cost a second and a few megabytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -244,9 +244,9 @@ class Comparison:
 
 
 def compare(snapshot: SnapshotView, rows: Rows, provider: ProviderLedger) -> Comparison:
-    """Holds the journal against a simulator's ledger, one shard at a time.
+    """Holds the journal against a simulator's ledger, `ROWS_AT_ONCE` rows at a time.
 
-    Looking a shard up in fingerprint order walks the sorted ledger once, instead of jumping through it.
+    Looking them up in fingerprint order walks the sorted ledger once, instead of jumping through it.
     """
     order = np.argsort(provider.fingerprint)
     keys = provider.fingerprint[order]
@@ -256,13 +256,16 @@ def compare(snapshot: SnapshotView, rows: Rows, provider: ProviderLedger) -> Com
         ("accepted_not_taken", "settled_but_taken", "unknown_taken", "unknown_not_taken"),
         0,
     )
-    for shard in snapshot.shards:
-        prints = np.empty(shard.rows, np.uint64)
-        fingerprints(shard.tokens.data, shard.tokens.offsets, prints)
+    for shards in _runs(snapshot.shards):
+        start, stop = shards[0].base, shards[-1].base + shards[-1].rows
+        prints = np.empty(stop - start, np.uint64)
+        for shard in shards:
+            own = prints[shard.base - start : shard.base - start + shard.rows]
+            fingerprints(shard.tokens.data, shard.tokens.offsets, own)
         by_print = np.argsort(prints)
-        taken = np.zeros(shard.rows, np.bool_)
+        taken = np.zeros(prints.size, np.bool_)
         taken[by_print] = _look_up(prints[by_print], keys, taken_times, seen)
-        outcome, _ = settled(rows, shard.base, shard.base + shard.rows)
+        outcome, _ = settled(rows, start, stop)
         _count(counts, outcome, taken)
     return Comparison(
         **counts,
@@ -271,6 +274,20 @@ def compare(snapshot: SnapshotView, rows: Rows, provider: ProviderLedger) -> Com
         strangers=int(np.count_nonzero(~seen)),
         malformed=provider.malformed,
     )
+
+
+def _runs(shards: Sequence[ShardView]) -> Iterator[list[ShardView]]:
+    """Shards whose rows follow one another, so many together that they have at most `ROWS_AT_ONCE` rows, or one."""
+    run: list[ShardView] = []
+    for shard in shards:
+        if run and (
+            shard.base != run[-1].base + run[-1].rows or shard.base + shard.rows - run[0].base > ROWS_AT_ONCE
+        ):
+            yield run
+            run = []
+        run.append(shard)
+    if run:
+        yield run
 
 
 def _look_up(

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from flashcast.outcomes import Outcome, Reason
-from flashcast.report import svg
+from flashcast.report import svg, workers
 from flashcast.report.charts import Charts
 from flashcast.report.meanings import MEANINGS, OUTCOME_MEANINGS, advice
 from flashcast.report.text import ACCEPTANCE, share
@@ -32,6 +32,7 @@ def render_page(document: Mapping[str, Any], charts: Charts) -> str:
             _throughput(document, charts),
             _latency(document, charts),
             _reasons(document),
+            _workers(document),
             _details(document),
             _simulator(document),
         )
@@ -168,6 +169,21 @@ def _reasons(document: Mapping[str, Any]) -> str:
     prune = f"<small>{document['prune']:,} devices are gone: prune.csv</small>" if document["prune"] else ""
     head = _row("th", "reason", "what it means", "what to do", "#devices", "#share")
     return f"<section><h2>Reasons{prune}</h2>{_table(head, rows)}</section>"
+
+
+def _workers(document: Mapping[str, Any]) -> str:
+    events = "".join(f"<li>{escape(event)}</li>" for event in workers.events(document))
+    told = f'<ul class="events">{events}</ul>' if events else ""
+    if not workers.is_fleet(document):
+        return f"<section><h2>What happened</h2>{told}</section>" if told else ""
+    rows = []
+    for worker in document["workers"]:
+        cells = "".join(f'<td class="number">{escape(cell)}</td>' for cell in workers.cells(worker))
+        name, host = escape(worker["worker"]), escape(worker["host"])
+        rows.append(f'<tr><th scope="row">{name}</th><td class="soft">{host}</td>{cells}</tr>')
+    head = _row("th", "worker", "host", *(f"#{name}" for name in workers.COLUMNS))
+    spread = f"<small>{escape(workers.spread(document))}</small>"
+    return f"<section><h2>Workers{spread}</h2>{_table(head, rows)}{told}</section>"
 
 
 def _details(document: Mapping[str, Any]) -> str:

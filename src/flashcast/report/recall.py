@@ -10,14 +10,14 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from flashcast import latency
 from flashcast.audience.snapshot import Snapshot, open_snapshot
-from flashcast.deliver.journal import Journal
+from flashcast.deliver.journal import JournalReader, combined, journal_name, journals
 from flashcast.errors import InputError, SnapshotError
 from flashcast.report.charts import charts
 from flashcast.report.facts import LaunchFacts
@@ -29,7 +29,8 @@ from flashcast.report.table import convert_prune, write_outcomes, write_prune
 from flashcast.report.write import OUTCOMES, PAGE, PRUNE, read_page, read_report
 
 LAUNCH: Final = "launch.json"
-JOURNAL: Final = "journal.bin"
+JOURNAL: Final = journal_name("local")
+"""The journal of a launch of one process; a fleet has one for each of its workers, and all of them count."""
 SNAPSHOT: Final = "snapshot"
 UNFINISHED: Final = (
     "This launch has not finished: the figures are what its journal says now, and a row that was in flight "
@@ -46,7 +47,7 @@ def recall(folder: Path) -> dict[str, Any]:
     if document is not None:
         return document
     with _opened(folder) as (snapshot, rows):
-        document = report_document(snapshot, rows, _facts(folder, rows))
+        document = report_document(snapshot, rows, journal_facts(folder, rows))
     document["warnings"].insert(0, UNFINISHED)
     return document
 
@@ -74,7 +75,7 @@ def export_prune(folder: Path, path: Path) -> None:
     finished = read_report(folder) is not None
     if path.suffix != ".parquet" and _copied(folder / PRUNE, path, finished=finished):
         return
-    if finished and (folder / PRUNE).exists() and not (folder / JOURNAL).exists():
+    if finished and (folder / PRUNE).exists() and not journals(folder):
         convert_prune(folder / PRUNE, path)
         return
     with _opened(folder) as (snapshot, rows):
@@ -88,7 +89,7 @@ def rewrite(folder: Path, document: dict[str, Any]) -> list[str]:
     """
     if read_report(folder) is None:
         return []
-    possible = (OUTCOMES, PRUNE, PAGE) if (folder / JOURNAL).exists() else (PAGE,)
+    possible = (OUTCOMES, PRUNE, PAGE) if journals(folder) else (PAGE,)
     missing = [name for name in possible if not (folder / name).exists()]
     for name in missing:
         if name == OUTCOMES:
@@ -110,9 +111,9 @@ def _copied(source: Path, path: Path, *, finished: bool) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[tuple[Snapshot, Journal]]:
-    journal_path = folder / JOURNAL
-    if not journal_path.exists():
+def _opened(folder: Path) -> Iterator[tuple[Snapshot, Rows]]:
+    paths = journals(folder)
+    if not paths:
         if read_report(folder) is not None:
             raise InputError(
                 f"the journal of launch {folder.name} was not kept, so its rows cannot be written again",
@@ -122,14 +123,19 @@ def _opened(folder: Path) -> Iterator[tuple[Snapshot, Journal]]:
             f"launch {folder.name} never went live: it has no journal",
             remedy="`flashcast report --list` shows the launches; a new one needs `flashcast launch`.",
         )
-    journal = Journal.open(journal_path)
-    with open_snapshot(_snapshot_path(folder), verify=False) as snapshot:
-        if snapshot.rows != journal.rows:
-            raise SnapshotError(
-                f"the journal of launch {folder.name} has {journal.rows:,} rows, its snapshot {snapshot.rows:,}",
-                remedy="They are not of the same launch; restore the folder from where it was copied.",
-            )
-        yield snapshot, journal
+    with ExitStack() as opened:
+        readers = []
+        for path in paths:
+            readers.append(JournalReader.open(path))
+            opened.callback(readers[-1].close)
+        snapshot = opened.enter_context(open_snapshot(_snapshot_path(folder), verify=False))
+        for reader in readers:
+            if snapshot.rows != reader.rows:
+                raise SnapshotError(
+                    f"the journal of launch {folder.name} has {reader.rows:,} rows, its snapshot {snapshot.rows:,}",
+                    remedy="They are not of the same launch; restore the folder from where it was copied.",
+                )
+        yield snapshot, combined(readers)
 
 
 def _snapshot_path(folder: Path) -> Path:
@@ -138,12 +144,12 @@ def _snapshot_path(folder: Path) -> Path:
     return own if own.exists() or not isinstance(elsewhere, str) else folder / elsewhere
 
 
-def _facts(folder: Path, rows: Rows) -> LaunchFacts:
+def journal_facts(folder: Path, rows: Rows) -> LaunchFacts:
     """What is known of a launch whose sender told nothing: its launch.json, and the last reply in the journal."""
     told = _launch(folder)
     started_at = told.get("started_at")
     if not isinstance(started_at, int | float) or not math.isfinite(started_at):
-        started_at = (folder / JOURNAL).stat().st_ctime
+        started_at = min(path.stat().st_ctime for path in journals(folder))
     replied = rows.reply_ms[rows.reply_ms != 0xFFFFFFFF]
     return LaunchFacts(
         launch=folder.name,

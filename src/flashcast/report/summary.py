@@ -7,7 +7,7 @@ show the same one. docs/reference/report.md describes each key.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from flashcast.latency import percentile
 from flashcast.model import Provider
 from flashcast.outcomes import Outcome, Reason
 from flashcast.report.facts import LaunchFacts as LaunchFacts
+from flashcast.report.facts import TakeOver, WorkerFacts
 from flashcast.report.ledger import (
     Comparison,
     ProviderLedger,
@@ -56,7 +57,7 @@ def report_document(
         "launch": facts.launch,
         "name": snapshot.name,
         "destination": facts.destination,
-        "started_at": _iso(facts.started_at),
+        "started_at": iso(facts.started_at),
         "devices": sum(counted.devices.values()),
         "outcomes": _by_outcome(counted),
         "reasons": _by_reason(counted),
@@ -80,6 +81,13 @@ def report_document(
         "balanced": not faults,
         "imbalances": list(faults),
         "warnings": list(_warnings(counted, facts)),
+        "workers": [_worker(worker) for worker in facts.workers],
+        "first_request_spread_ms": _spread(facts.workers),
+        "take_overs": [_take_over(worker.worker, t) for worker in facts.workers for t in worker.take_overs],
+        "shards_missing": list(facts.shards_missing),
+        "shards_partial": list(facts.shards_partial),
+        "audit": None if facts.audit is None else dict(facts.audit),
+        "sources": facts.sources,
         "simulator": None if simulator is None or comparison is None else _simulator(simulator, comparison),
     }
 
@@ -101,6 +109,44 @@ def _provider(provider: Provider, counted: Tally, facts: LaunchFacts) -> dict[st
         "connections": facts.connections.get(provider),
         "stopped": None if stopped is None else stopped.value,
     }
+
+
+def _worker(facts: WorkerFacts) -> dict[str, Any]:
+    return {
+        "worker": facts.worker,
+        "host": facts.host,
+        "version": facts.version,
+        "devices": sum(facts.rows.values()),
+        "sent": facts.sent,
+        "claims": facts.claims,
+        "connections": {provider.value: count for provider, count in facts.connections.items()},
+        "go_to_first_request_ms": _rounded(facts.first_request_ms, 3),
+        "go_to_last_reply_s": _rounded(facts.go_to_last_reply_s, 4),
+        "clock_offset_ms": _rounded(facts.clock_offset_ms, 3),
+        "sender_cpu_us_per_notification": _rounded(facts.cpu_us_per_notification, 4),
+        "peak_rss_mib": _rounded(facts.peak_rss_mib, 1),
+        "arm_s": _rounded(facts.arm_s, 3),
+        "overshoot": facts.overshoot,
+        "take_overs": len(facts.take_overs),
+    }
+
+
+def _take_over(worker: str, taken: TakeOver) -> dict[str, Any]:
+    return {
+        "shard": taken.shard,
+        "from_worker": taken.from_worker,
+        "worker": worker,
+        "epoch": taken.epoch,
+        "at": iso(taken.at),
+        "inherited": taken.inherited,
+        "rows": taken.rows,
+    }
+
+
+def _spread(workers: Sequence[WorkerFacts]) -> float | None:
+    """Between the first worker's first request and the last one's."""
+    first = [worker.first_request_ms for worker in workers if worker.first_request_ms is not None]
+    return _rounded(max(first) - min(first), 3) if len(first) > 1 else None
 
 
 def _by_outcome(counted: Tally, provider: Provider | None = None) -> dict[str, int]:
@@ -151,7 +197,8 @@ def _warnings(counted: Tally, facts: LaunchFacts) -> list[str]:
     return told
 
 
-def _iso(unix_s: float) -> str:
+def iso(unix_s: float) -> str:
+    """A Unix time as the document has it: UTC, to the millisecond."""
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -12,6 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from flashcast.report import workers
+from flashcast.report.summary import iso
+
 ACCEPTANCE: Final = "Accepted means that the provider took it; acceptance is not delivery."
 _STYLES: Final = {
     "accepted": "green",
@@ -33,6 +36,8 @@ def render_text(document: Mapping[str, Any], console: Console) -> None:
     if document["reasons"]:
         console.print(Padding(_reasons(document), (1, 0, 0, 0)))
     console.print(Padding(_measures(document), (1, 0, 1, 0)))
+    if workers.is_fleet(document):
+        console.print(Padding(_workers(document), (0, 0, 1, 0)))
     _verdict(document, console)
 
 
@@ -88,9 +93,23 @@ def _measures(document: Mapping[str, Any]) -> Table:
     return table
 
 
+def _workers(document: Mapping[str, Any]) -> Table:
+    # Its host is on the page and in the JSON; by default a worker is called after it.
+    table = _table("worker", *(name.replace(" ", "\n", 1) for name in workers.COLUMNS))
+    table.padding = (0, 2, 0, 0)
+    for worker in document["workers"]:
+        table.add_row(Text(worker["worker"]), *workers.cells(worker))
+    return table
+
+
 def _verdict(document: Mapping[str, Any], console: Console) -> None:
     # A sentence is one line, however narrow the terminal: it can be searched for.
     say = partial(console.print, soft_wrap=True)
+    for event in workers.events(document):
+        say(escape(event))
+    spread = workers.spread(document)
+    if spread:
+        say(f"{len(document['workers']):,} workers, {spread}.")
     simulator = document["simulator"]
     if simulator is not None:
         say(
@@ -152,4 +171,20 @@ def render_list(launches: Sequence[tuple[str, Mapping[str, Any] | None]], consol
             Text(document["name"]),
             style="" if document["balanced"] else "red",
         )
+    console.print(table)
+
+
+def render_launches(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Prints a line per launch of an engine: its id, its state, its devices, and when it went live."""
+    if not records:
+        console.print("There is no launch here yet.")
+        return
+    table = _table("launch")
+    table.add_column("state")
+    table.add_column("devices", justify="right")
+    table.add_column("GO")
+    for record in records:
+        devices = sum(record["snapshot"]["rows"].values()) if record["snapshot"] else 0
+        went = iso(record["go"]["at"]) if record["go"] else ""
+        table.add_row(Text(record["launch"]), record["state"], f"{devices:,}" if devices else "", went)
     console.print(table)
