@@ -1,9 +1,10 @@
 """The use cases. Every door (command line, later API and console) calls these and nothing below.
 
-    LaunchSession:  seal | adopt -> connect -> arm -> run.go() ... run.wait() -> finish -> close
+    LaunchSession:  seal | adopt -> connect -> arm | take_over -> go ... wait -> finish -> close
 
 A session holds the state folder's lock from beginning to end, so two launches never share one. What it does is on
-disk at every step: launch.json says how far it came, the journal what became of every row.
+disk at every step: the engine says how far it came, the journal what became of every row. Operators of a fleet have
+use cases of their own (launch_control/); a session runs one launch of the same kind with a worker in this process.
 """
 
 from __future__ import annotations
@@ -20,24 +21,25 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from flashcast.arm.destination import Destination, destination, rehearsed
-from flashcast.arm.target import target_for
-from flashcast.arm.warm import Crew, warm_up_crew
+from flashcast.arm.destination import Destination, destination
 from flashcast.audience.seal import SealOptions, seal
 from flashcast.audience.snapshot import Snapshot, open_snapshot
 from flashcast.audience.source import AudienceSource
 from flashcast.audience.synthetic import write_synthetic
 from flashcast.campaign.file import Campaign
 from flashcast.campaign.load import load_campaign, parse_campaign
+from flashcast.campaign.records import SnapshotRef
+from flashcast.campaign.terms import launch_terms
 from flashcast.clock import Clock, SystemClock
-from flashcast.deliver.journal import Journal
+from flashcast.deliver.journal import JournalReader, combined, journals
 from flashcast.deliver.run import Run
 from flashcast.errors import EnvironmentFault, FlashcastError, InputError, SnapshotError
-from flashcast.model import Provider
+from flashcast.launch_control.local import LocalLaunch
 from flashcast.outcomes import Outcome
 from flashcast.report.facts import LaunchFacts
 from flashcast.report.files import write_text
-from flashcast.report.ledger import ProviderLedger
+from flashcast.report.ledger import ProviderLedger, Rows
+from flashcast.report.recall import journal_facts
 from flashcast.report.write import write_report
 from flashcast.simulator.ledger import load_ledger
 from flashcast.simulator.merge import merged
@@ -46,9 +48,13 @@ from flashcast.state import StateFolder
 from flashcast.wire.warm import compile_kernels
 
 LAUNCH: Final = "launch.json"
-JOURNAL: Final = "journal.bin"
+LOCAL: Final = "local"
+"""The worker's name in a launch of one process; whoever resumes it is local-2, and so on."""
+OUTCOMES: Final = "outcomes"
 SNAPSHOT: Final = "snapshot"
 LEDGER: Final = "ledger.npz"
+_BOOKS_S: Final = 15.0
+"""How long the worker may take over the last books once its lanes have ended: it writes a file for each shard."""
 _SLOW_START_S: Final = 2.5
 """A start from the compiled kernels' cache takes about one."""
 
@@ -75,8 +81,11 @@ class LaunchSession:
         self.run: Run | None = None
         self.seal_s: float | None = None
         self.arm_s: float | None = None
+        self.local: LocalLaunch | None = None
+        self._state = state
+        self._to = ""
+        self._terms: dict[str, Any] = {}
         self._faults: list[FlashcastError] = []
-        self._journal: Journal | None = None
         with ExitStack() as opening:
             opening.enter_context(state.lock(folder.name if folder else ""))
             self.folder = folder or state.create_launch(self.clock, rng or random.Random())
@@ -101,6 +110,7 @@ class LaunchSession:
     ) -> Snapshot:
         """Seals the audience into the launch's folder."""
         started = time.perf_counter()
+        self._terms = launch_terms(campaign)
         self.snapshot = seal(campaign, audience, self.folder / SNAPSHOT, options, progress)
         self._stack.callback(self.snapshot.close)
         self.seal_s = time.perf_counter() - started
@@ -133,9 +143,11 @@ class LaunchSession:
             self.simulator = self._stack.enter_context(SimulatorProcess(folder, profile, seed, expected=expected))
             made = destination(str(self.simulator.config_path))
             self.destination = Destination(f"simulator ({profile})", made.config)
+            self._to = str(self.simulator.config_path.resolve())
         else:
             self.destination = destination(to)
-        self.note(destination=self.destination.name, to=to if to in _WORDS else str(Path(to).resolve()),
+            self._to = to if to in _WORDS else str(Path(to).resolve())
+        self.note(destination=self.destination.name, to=to if to in _WORDS else self._to,
                   profile=profile, seed=seed, processes=processes)  # fmt: skip
         return self.destination
 
@@ -143,67 +155,106 @@ class LaunchSession:
         """Compiles kernels, makes the journal, opens and authenticates connections. After this, GO is immediate."""
         assert self.snapshot is not None and self.destination is not None
         started = time.perf_counter()
-        snapshot, going = self.snapshot, self.destination
         compile_kernels()
-        if going.rehearsal:
-            snapshot.templates = {p: rehearsed(t) for p, t in snapshot.templates.items()}
-        journal = self._open_journal(snapshot)
-        crews: dict[Provider, Crew] = {}
-        with ExitStack() as opened:
-            for provider, rows in snapshot.rows_by_provider.items():
-                if not rows:
-                    continue
-                crew = warm_up_crew(
-                    target_for(provider, going.config, self.clock), rows, self.clock,
-                    pace_per_s=snapshot.pace.get(provider), lanes=going.config.lanes,
-                    progress=progress,
-                )  # fmt: skip
-                opened.callback(crew.close)
-                crews[provider] = crew
-            self.run = Run(snapshot, journal, crews, self.clock, snapshot.window_s)
-            opened.pop_all()
-        self._stack.callback(self.run.close)
+        snapshot = self.snapshot
+        ref = SnapshotRef(
+            url=str(snapshot.path.resolve()), digest=snapshot.digest, sealed_at=self.clock.time(),
+            rows={provider: rows for provider, rows in snapshot.rows_by_provider.items() if rows},
+            shards=len(snapshot.shards),
+        )  # fmt: skip
+        local = self._local_launch()
+        local.begin(ref, self._to, {**_snapshot_terms(snapshot), **self._terms})
+        self.run = local.until_armed(progress)
         self.arm_s = time.perf_counter() - started
         self.note(phase="armed", arm_s=self.arm_s)
         return self.run
 
-    def _open_journal(self, snapshot: Snapshot) -> Journal:
-        path = self.folder / JOURNAL
-        if not self.resuming:
-            self._journal = Journal.create(path, snapshot.rows, launch=self.id, snapshot=snapshot.digest)
-            return self._journal
-        self._journal = Journal.open(path)
-        if self._journal.header.get("snapshot") != snapshot.digest:
-            raise SnapshotError(f"{path} is not the journal of this snapshot", remedy="Restore the launch's folder.")
-        self._journal.settle_interrupted()
-        return self._journal
+    def take_over(self, progress: Count | None = None) -> Run | None:
+        """Goes on with a launch whose process died, in a new window: what was settled stays, the rest is sent.
+
+        Returns None where nothing is left but to write the report (`finish`).
+        """
+        assert self.snapshot is not None and self.destination is not None
+        started = time.perf_counter()
+        compile_kernels()
+        local = self._local_launch()
+        if local.is_over():
+            return None  # it came to its end, and only its report is missing
+        self.note(phase="live", started_at=local.reopen(self.snapshot.window_s, self._to))
+        self.run = local.until_taken_over(progress)
+        self.arm_s = time.perf_counter() - started
+        return self.run
+
+    def _local_launch(self) -> LocalLaunch:
+        assert self.destination is not None
+        number = len(journals(self.folder)) + 1
+        self.local = LocalLaunch(
+            self._state.path, self.id, self.clock, worker=LOCAL if number == 1 else f"{LOCAL}-{number}",
+            lanes=self.destination.config.lanes,
+        )  # fmt: skip
+        self._stack.callback(self.local.close)
+        self.local.start()
+        return self.local
 
     def go(self) -> Run:
         """GO."""
-        assert self.run is not None
-        origin = self._note.get("started_at")
-        self.run.go(started_at=float(origin) if self.resuming and origin is not None else None)
-        self.note(phase="live", started_at=self.run.started_at)
+        assert self.run is not None and self.local is not None
+        record = self.local.go()
+        assert record.go is not None
+        self.note(phase="live", started_at=record.go.at)
         return self.run
 
+    def abort(self) -> None:
+        """Sends nothing more; replies to what is on the wire are awaited, but not long."""
+        assert self.local is not None
+        self.local.abort()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits until every row has its outcome, at most ``timeout_s``. Returns whether they have."""
+        assert self.local is not None
+        return self.local.over(timeout_s)
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing is sent for now, None while it is."""
+        assert self.local is not None
+        pause = self.local.record().paused
+        return None if pause is None else pause.why or f"paused by {pause.by}"
+
     def finish(self) -> dict[str, Any]:
-        """Ends the lanes, settles the last rows, stops the simulator, writes the report and returns it.
+        """Closes the books, stops the simulator, writes the report and returns it.
 
         What goes wrong on the way is among `faults`; the report is written all the same.
         """
-        assert self.run is not None and self.snapshot is not None and self._journal is not None
-        run = self.run
-        unreachable = _unreachable(run)
-        run.close()  # from here on nobody else writes to the journal
-        run.settle()
-        self._faults += run.faults
+        assert self.snapshot is not None and self.local is not None
+        run, local = self.run, self.local
+        unreachable = () if run is None else _unreachable(run)
+        if run is not None:
+            run.close()  # from here on nobody else writes to the journal
+            if not local.over(_BOOKS_S):
+                run.settle()
+            self._faults += run.faults
+        self._faults += [local.fault] if local.fault is not None else []
         ledger, warnings = self._provider_ledger()
         warnings += unreachable
-        document = write_report(self.folder, self.snapshot, self._journal, self._facts(run, warnings), ledger)
+        with self._rows() as rows:
+            facts = journal_facts(self.folder, rows) if run is None else self._facts(run, warnings)
+            document = write_report(self.folder, self.snapshot, rows, facts, ledger)
         self.note(phase="done")
+        shutil.rmtree(self.folder / OUTCOMES, ignore_errors=True)  # the journal and outcomes.parquet say the same
         for process in range(1, int(self._note["processes"]) + 1):
             shutil.rmtree(self._simulator_folder(process), ignore_errors=True)
         return document
+
+    @contextmanager
+    def _rows(self) -> Iterator[Rows]:
+        """What became of every row: this process's journal, and those of processes before it."""
+        with ExitStack() as opened:
+            readers = []
+            for path in journals(self.folder):
+                readers.append(JournalReader.open(path))
+                opened.callback(readers[-1].close)
+            yield combined(readers)
 
     @property
     def faults(self) -> list[FlashcastError]:
@@ -234,14 +285,16 @@ class LaunchSession:
     def _facts(self, run: Run, warnings: tuple[str, ...]) -> LaunchFacts:
         assert self.destination is not None
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # From the key that was pressed; who goes on with a launch counts from its own beginning.
+        noticed_ms = 0.0 if self.resuming else run.noticed_go_ms()
         return LaunchFacts(
             launch=self.id,
             destination=self.destination.name,
             started_at=run.started_at,
             latency_us_histogram=run.histogram(),
             peak_rss_mib=peak / (1 << 20 if sys.platform == "darwin" else 1 << 10),
-            go_to_first_request_ms=run.go_to_first_request_ms(),
-            go_to_last_reply_s=run.go_to_last_reply_s(),
+            go_to_first_request_ms=_plus(run.go_to_first_request_ms(), noticed_ms),
+            go_to_last_reply_s=_plus(run.go_to_last_reply_s(), noticed_ms / 1e3),
             sender_cpu_us_per_notification=run.cpu_us_per_notification(),
             seal_s=self.seal_s if self.seal_s is not None else self._note.get("seal_s"),
             arm_s=self.arm_s,
@@ -249,7 +302,7 @@ class LaunchSession:
             stopped={p: job.stopped for p, job in run.jobs.items() if job.stopped is not None},
             connections={provider: crew.plan.connections for provider, crew in run.crews.items()},
             overshoot=run.overshoot(),
-            resumed=sum(run.to_send.values()) if self.resuming else 0,
+            resumed=self.local.resumed if self.resuming and self.local is not None else 0,
             warnings=warnings,
         )
 
@@ -270,6 +323,15 @@ class LaunchSession:
         self._stack.close()
 
 
+def _plus(measured: float | None, more: float) -> float | None:
+    return None if measured is None else measured + more
+
+
+def _snapshot_terms(snapshot: Snapshot) -> dict[str, Any]:
+    """What a sealed snapshot says of how it is to be sent."""
+    return {"window_s": snapshot.window_s, "unknown_policy": snapshot.unknown_policy, "pace": dict(snapshot.pace)}
+
+
 _WORDS: Final = frozenset({"simulator", "sandbox", "production"})
 
 
@@ -279,7 +341,7 @@ def _unreachable(run: Run) -> tuple[str, ...]:
         f"No connection to {crew.target.address} was open any more when sending ended; {provider} rows that had not "
         "been sent by then were not sent."
         for provider, crew in run.crews.items()
-        if not crew.ready and not run.jobs[provider].halted and run.jobs[provider].window_ends_ns() <= run.now_ns()
+        if not crew.ready and not run.jobs[provider].halted and run.jobs[provider].window_ends_ns <= run.now_ns()
     )
 
 
@@ -300,14 +362,14 @@ def unfinished_launch(state: StateFolder, launch: str | None) -> Path:
     """The launch to resume: the one named, or the latest that went live and has no report. Raises InputError."""
     if launch is not None:
         folder = state.find(launch)
-        if not (folder / JOURNAL).exists():
+        if not journals(folder):
             raise InputError(f"launch {launch} never went live", remedy="Start a new one with `flashcast launch`.")
         if read_note(folder).get("phase") == "done":
             raise InputError(f"launch {launch} has finished", remedy=f"See `flashcast report {launch}`.")
         return folder
     for name in reversed(state.launches()):
         folder = state.launch_folder(name)
-        if (folder / JOURNAL).exists() and _went_live(folder):
+        if journals(folder) and _went_live(folder):
             return folder
     raise InputError(f"no launch in {state.path} was interrupted", remedy="`flashcast report --list` shows all.")
 
@@ -317,7 +379,13 @@ def _went_live(folder: Path) -> bool:
     phase = read_note(folder).get("phase")
     if phase != "armed":
         return phase == "live"
-    return bool((Journal.open(folder / JOURNAL).outcome != Outcome.UNSENT).any())
+    for path in journals(folder):
+        reader = JournalReader.open(path)
+        sent = any(bool((reader.outcome[base : base + rows] != Outcome.UNSENT).any()) for base, rows in reader.held)
+        reader.close()
+        if sent:
+            return True
+    return False
 
 
 @contextmanager
@@ -337,6 +405,7 @@ def saying_if_slow(say: Callable[[str], None], text: str) -> Iterator[None]:
 DEMO_CAMPAIGN: Final = b"""\
 name = "demo"
 window_s = 60
+guard = false
 
 [apns]
 topic = "com.example.app"
@@ -377,6 +446,7 @@ __all__ = [
     "StateFolder",
     "compile_kernels",
     "demo_campaign",
+    "journals",
     "load_campaign",
     "make_demo_audience",
     "read_note",

@@ -2,7 +2,7 @@
 
 <state>/                      mode 0700: snapshots hold device tokens
   lock                        held with flock while a launch runs; says who holds it
-  launches/<id>/              launch.json snapshot/ journal.bin facts.json
+  launches/<id>/              launch.json snapshot/ journal-local.bin facts.json
                               report.json report.html outcomes.parquet prune.csv
 """
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from flashcast.audience.synthetic import write_synthetic
-from flashcast.deliver.journal import Journal
+from flashcast.deliver.journal import JournalReader, combined, journals
 
 DEADLINE_S = 120.0
 """For any one command: the first on a machine compiles kernels for some 30 s, and other tests may be running."""
@@ -196,12 +196,12 @@ def launches(state: Path) -> list[Path]:
 
 
 def outcomes_in_journal(state: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-    """The outcome bytes of the only launch's journal as they are now; None while there is no journal."""
-    found = [folder / "journal.bin" for folder in launches(state) if (folder / "journal.bin").exists()]
+    """The outcome bytes of the only launch's journals as they are now; None while there is none."""
+    found = [path for folder in launches(state) for path in journals(folder)]
     if not found or (found[0].parent / "launch.json").read_text().find('"live"') < 0:
         return None
-    journal = Journal.open(found[0])
-    outcomes: np.ndarray[Any, np.dtype[np.uint8]] = journal.outcome.copy()
+    known = combined([JournalReader.open(path) for path in found])
+    outcomes: np.ndarray[Any, np.dtype[np.uint8]] = known.outcome.copy()
     return outcomes
 
 

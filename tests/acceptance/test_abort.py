@@ -111,7 +111,7 @@ def test_an_interrupt_before_go_leaves_nothing(
 ) -> None:
     received = simulator.counts()["received"]
     running = Running(*launched, "--to", simulator.config_path)
-    wanted = "snapshot*" if when == "sealing" else "journal.bin"
+    wanted = "snapshot*" if when == "sealing" else "journal-local.bin"
     eventually(lambda: [found for folder in launches(state) for found in folder.glob(wanted)], running)
     running.signal(signal.SIGINT)
     done: Finished = running.wait()

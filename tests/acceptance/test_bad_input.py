@@ -287,12 +287,13 @@ def test_a_damaged_snapshot_is_refused(given: Given, state: Path) -> None:
 
 def test_a_full_disk_for_the_journal_is_named(given: Given, state: Path, simulator: SimulatorProcess) -> None:
     received = simulator.counts()["received"]
-    sealed = flashcast("seal", given.campaign, "-a", given.table, "--out", given.folder / "s")
+    devices(given.folder / "many.parquet", 200_000)  # a journal of 1.4 MB; what the engine writes stays far below
+    sealed = flashcast("seal", given.campaign, "-a", given.folder / "many.parquet", "--out", given.folder / "s")
     assert sealed.code == 0, sealed.told
     words = ("launch", given.folder / "s", "--to", given.config, "--yes")
     ready = flashcast(*words, "--dry-run")  # the kernels' cache is on the same disk
     assert ready.code == 0, ready.told
-    done = flashcast(*words, before=limited(16_000))
+    done = flashcast(*words, before=limited(700_000))
     assert done.code == 3, done.told
     assert "journal" in done.err
     assert "Free disk space" in done.err

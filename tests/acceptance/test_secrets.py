@@ -12,7 +12,7 @@ from receivers import h2_server, service_account, token_server
 
 from certificates import make_certificates, private_pem
 
-PUBLIC = ("launch.json", "report.json", "report.html", "charts.json", "outcomes.parquet", "journal.bin")
+PUBLIC = ("launch.json", "report.json", "report.html", "charts.json", "outcomes.parquet", "journal-local.bin")
 
 
 def test_no_secret_is_written_or_said(tmp_path: Path, state: Path) -> None:

@@ -23,13 +23,17 @@ RANKS = {
     "cli": DOOR,
     "console": DOOR,
     "sender": DOOR,
+    # Ships for those who write engines and workers of their own; nothing of ours but tests imports it.
+    "testing": DOOR,
     "service": SERVICE,
+    "launch_control": SERVICE,
     "arm": FLOW,
     "audience": FLOW,
     "campaign": FLOW,
     "deliver": FLOW,
     "go": FLOW,
     "report": FLOW,
+    "worker": FLOW,
     "engine": LOWER,
     "providers": LOWER,
     "transport": LOWER,
@@ -47,14 +51,17 @@ RANKS = {
     # A peer of the providers themselves: it uses root modules alone, and few may use it (see below).
     "simulator": LOWER,
 }
-PURE = ("wire", "arm.plan", "deliver.pacing", "deliver.retry", "latency", "model", "outcomes", "limits")
+PURE = (
+    "wire", "arm.plan", "arm.preflight", "arm.readiness", "arm.share", "campaign.lifecycle", "deliver.pacing",
+    "deliver.retry", "go.guard", "latency", "model", "outcomes", "limits", "worker.members",
+)  # fmt: skip
 """Protocol and decisions: bytes and times come in as arguments."""
 IO = {
     "asyncio", "fcntl", "fileinput", "http", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "requests",
     "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time",
     "urllib", "duckdb", "obstore", "pyarrow",
 }  # fmt: skip
-SIMULATOR_USERS = ("cli", "service", "simulator")
+SIMULATOR_USERS = ("cli", "service", "simulator", "testing")
 NOT_FOR_THE_SIMULATOR = ("wire", "providers", "transport", "engine")
 """A simulator that shared the sender's parser would share its bugs, and find none of them."""
 
@@ -134,6 +141,11 @@ def test_protocol_and_decisions_import_no_io(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in FILES if _begins(_name(p), ("simulator",))], ids=_name)
 def test_the_simulator_shares_no_parser_with_the_sender(path: Path) -> None:
     assert [name for name in sorted(_own(path)) if _begins(name, NOT_FOR_THE_SIMULATOR)] == []
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not _begins(_name(p), ("testing",))], ids=_name)
+def test_nothing_that_ships_to_users_needs_the_testing_package(path: Path) -> None:
+    assert [name for name in sorted(_own(path)) if _begins(name, ("testing",))] == []
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if not _begins(_name(p), SIMULATOR_USERS)], ids=_name)

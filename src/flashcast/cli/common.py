@@ -29,6 +29,11 @@ def print_json(document: dict[str, Any]) -> None:
     print_text(json.dumps(document, indent=2, ensure_ascii=not utf8, allow_nan=False) + "\n")
 
 
+def print_line(document: dict[str, Any]) -> None:
+    """Writes a JSON document on one line, for a stream of them."""
+    print_text(json.dumps(document, ensure_ascii=True, allow_nan=False) + "\n")
+
+
 def print_text(text: str) -> None:
     """Writes ``text`` to standard output. Raises EnvironmentFault where it does not take it.
 

@@ -51,6 +51,7 @@ def demo(
             if not keep:
                 table.unlink(missing_ok=True)
                 shutil.rmtree(session.folder / "snapshot", ignore_errors=True)
-                (session.folder / "journal.bin").unlink(missing_ok=True)
+                for journal in service.journals(session.folder):
+                    journal.unlink()
         show(document, as_json=as_json)
         raise typer.Exit(exit_code(session, document))

@@ -142,7 +142,10 @@ def send_and_report(session: LaunchSession) -> dict[str, Any]:
     from flashcast.cli.live import watch
 
     with held_interrupts() as interrupts:
-        watch(session.go(), interrupts)
+        if session.run is not None:
+            if not session.run.live:
+                session.go()
+            watch(session, interrupts)
         if interactive():
             err.print("writing the report ...")
         document = session.finish()
@@ -203,7 +206,7 @@ class discarded_unless_live:  # noqa: N801 - used as a context manager
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        live = self._session.run is not None and self._session.run.go_ns
+        live = self._session.run is not None and self._session.run.live
         if error is not None and not live and not self._session.resuming:
             with held_interrupts():
                 self._session.discard()

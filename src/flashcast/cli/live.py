@@ -16,26 +16,43 @@ if TYPE_CHECKING:
     from flashcast.cli.interrupts import Interrupts
     from flashcast.deliver.run import Run
     from flashcast.model import Provider
+    from flashcast.service import LaunchSession
 
 _POLL_S: Final = 0.05
 """How soon an interrupt is noticed: an abort takes effect within 250 ms, lanes included."""
 
 
-def watch(run: Run, interrupts: Interrupts) -> None:
+def watch(session: LaunchSession, interrupts: Interrupts) -> None:
     """Waits for the end of a launch, showing how it goes; an interrupt aborts it in order, a second ends the wait."""
+    run = session.run
+    assert run is not None
+    paused: str | None = None
     with _display(run) as show:
-        while not run.wait(_POLL_S) and not interrupts.count:
+        while not session.wait(_POLL_S) and not interrupts.count:
             show()
-    if not interrupts.count:
-        return
-    run.abort()
+            if session.paused != paused:
+                paused = session.paused
+                if paused is not None and not _goes_on(session, paused):
+                    break
+        else:
+            if not interrupts.count:
+                return
+    session.abort()
     err.print("[bold yellow]aborting:[/] nothing more is sent; waiting for replies to what is on the wire")
     with _display(run) as show:
-        while not run.wait(_POLL_S):
+        while not session.wait(_POLL_S):
             if interrupts.count > 1:
                 err.print("not waiting for the rest: rows without a reply are unknown")
                 return
             show()
+
+
+def _goes_on(session: LaunchSession, why: str) -> bool:
+    """Says why nothing is sent for now. Returns whether somebody is there to decide; without, it is called off."""
+    err.print(f"paused: {why}", style="bold yellow", markup=False, soft_wrap=True)
+    if interactive():
+        err.print(f"`flashcast resume {session.id}` in another terminal goes on; Ctrl-C calls it off", markup=False)
+    return interactive()
 
 
 @contextmanager

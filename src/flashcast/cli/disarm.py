@@ -1,0 +1,31 @@
+"""`flashcast disarm`: back to sealed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flashcast.cli.common import JsonOption
+from flashcast.cli.fleet_options import EngineOption, LaunchArgument, OperatorOption, Reach, StateOption
+from flashcast.cli.order import order
+
+if TYPE_CHECKING:
+    from flashcast.campaign.records import LaunchRecord
+    from flashcast.campaign.store import Store
+
+
+def disarm(
+    launch: LaunchArgument,
+    engine: EngineOption = None,
+    state: StateOption = None,
+    operator: OperatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an arming or armed launch back to sealed: workers let go of it and close its connections."""
+
+    async def work(store: Store) -> LaunchRecord:
+        from flashcast.launch_control.arming import disarm
+
+        return await disarm(store, launch)
+
+    reach = Reach(engine, state, operator)
+    order(reach, work, as_json=as_json, told=lambda record: f"{record.launch} is {record.state.value} again")
