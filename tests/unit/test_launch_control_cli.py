@@ -11,17 +11,22 @@ from typing import Any, TypeVar
 
 import pytest
 import typer
-from control_data import OTHER_TEXT, TEXT, armed, sealed
+from control_data import OTHER_TEXT, SNAPSHOT, TEXT, armed, beat, ready, sealed
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from flashcast.arm.readiness import ProviderReadiness
 from flashcast.audience.synthetic import write_synthetic
 from flashcast.campaign.lifecycle import Input, State
-from flashcast.campaign.records import Pause, launch_key
+from flashcast.campaign.records import Go, LaunchRecord, Pause, Stage, launch_key
 from flashcast.campaign.store import Operator, Store
 from flashcast.cli.completion import complete_campaign, complete_launch
+from flashcast.cli.fleet_live import Picture
 from flashcast.cli.main import app
 from flashcast.engine.embedded import EmbeddedEngine
+from flashcast.go.follow import Heard, Sighting
 from flashcast.go.release import press_go
+from flashcast.model import Provider
 
 T = TypeVar("T")
 ON_A_LAUNCH = ("arm", "preflight", "approve", "go", "abort", "disarm", "pause", "status", "audit")
@@ -319,6 +324,14 @@ def test_arming_does_not_wait_where_it_shall_not(state: Path, tmp_path: Path) ->
     assert (record["state"], record["to"]) == ("arming", str(tmp_path / "flashcast.toml"))
 
 
+def test_arming_what_was_sent_before_warns_that_it_is_sent_again(state: Path) -> None:
+    with_store(state, live)
+    run("abort", "superbowl", "--no-wait")
+    result = run("arm", "superbowl", "--no-wait")
+    assert "arming superbowl-2" in result.stderr
+    assert "this is the snapshot of superbowl-1; whoever got it then gets it a second time" in result.stderr
+
+
 @pytest.mark.parametrize("to", ["simulator", "missing.toml"])
 def test_a_destination_that_no_worker_could_use_is_refused(state: Path, to: str) -> None:
     with_store(state, sealed)
@@ -375,6 +388,52 @@ def test_the_audit_trail_is_a_line_for_each_entry(state: Path) -> None:
     assert [line.split("  ", 1)[1].split(" by ")[0].rstrip() for line in lines[1:]] == [
         "seal -> sealed", "arm -> arming", "ready -> armed", "go -> live",
     ]  # fmt: skip
+
+
+def drawn(*sightings: Sighting) -> str:
+    """The last of several sightings as `status --watch` draws it."""
+    picture = Picture()
+    for sighting in sightings:
+        made = picture.draw(sighting)
+    console = Console(width=160, force_terminal=False)
+    with console.capture() as capture:
+        console.print(made)
+    return capture.get()
+
+
+def _sighting(at: float, accepted: int, alive: bool = True) -> Sighting:
+    part = ProviderReadiness(rows=500, connections=4, accepted=accepted, in_flight=20)
+    holding = ready(providers={Provider.APNS: part})
+    record = LaunchRecord(
+        launch="superbowl-1", campaign="superbowl", state=State.LIVE, created_at=0.0, snapshot=SNAPSHOT,
+        go=Go(at=1_000.0, by="kim", host="desk"), stages=(Stage(share=0.01),),
+    )  # fmt: skip
+    heard = Heard(beat("worker-1", at, superbowl_1=holding), 0.1, alive)
+    dead = Heard(beat("worker-2", at).model_copy(update={"fault": "[red]disk full"}), 9.0, False)
+    idle = Heard(beat("worker-3", at).model_copy(update={"fault": "[red]disk full"}), 0.1, True)
+    return Sighting(record, (heard, dead, idle), at)
+
+
+def test_the_picture_of_a_live_launch_has_rates_outcomes_and_workers() -> None:
+    told = drawn(_sighting(1_001.0, 100), _sighting(1_002.0, 350))
+    lines = [line.split() for line in told.splitlines()]
+    assert "superbowl-1: live, 1,000 devices, GO + 2.0 s by kim, stage 1 of 2, window 60 s" in told
+    assert ["apns", "250", "350", "0", "0", "0", "20", "630", "4"] in lines
+    assert ["worker-1", "0.1", "s", "yes", "1", "500", "250", "20", "4"] in lines
+    assert any(line[:1] == ["worker-2"] and line[-1] == "silent" for line in lines)
+    assert "[red]disk full" in told
+
+
+def test_the_last_figures_stay_when_the_workers_have_let_go() -> None:
+    last = _sighting(1_002.0, 350)
+    record = last.record.model_copy(update={"state": State.DONE, "closed_at": 1_002.5})
+    told = drawn(last, Sighting(record, (), 1_003.0))
+    assert "superbowl-1: done, 1,000 devices, GO + 2.5 s" in told
+    assert "350" in told
+
+
+def test_a_worker_that_is_lost_makes_no_negative_rate() -> None:
+    assert "-" not in drawn(_sighting(1_001.0, 350), _sighting(1_002.0, 0)).split("apns")[1].split("\n")[0]
 
 
 def test_no_workers_is_told_with_how_to_start_one(state: Path) -> None:

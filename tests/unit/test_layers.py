@@ -35,9 +35,12 @@ RANKS = {
     "report": FLOW,
     "worker": FLOW,
     "engine": LOWER,
+    # Of use without the rest: it meets a launch only through values.
+    "zombie": LOWER,
     "providers": LOWER,
     "transport": LOWER,
     "wire": LOWER,
+    "certainty": ROOT,
     "clock": ROOT,
     "config": ROOT,
     "digest": ROOT,
@@ -53,7 +56,7 @@ RANKS = {
 }
 PURE = (
     "wire", "arm.plan", "arm.preflight", "arm.readiness", "arm.share", "campaign.lifecycle", "deliver.pacing",
-    "deliver.retry", "go.guard", "latency", "model", "outcomes", "limits", "worker.members",
+    "deliver.retry", "go.guard", "certainty", "latency", "model", "outcomes", "limits", "worker.members",
 )  # fmt: skip
 """Protocol and decisions: bytes and times come in as arguments."""
 IO = {

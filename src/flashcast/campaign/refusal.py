@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from flashcast.campaign.lifecycle import Input, possible, sources
-from flashcast.campaign.records import AuditEntry, LaunchRecord
+from flashcast.campaign.records import LaunchRecord
 from flashcast.errors import LifecycleError, Lost
 
 _BY_WORKERS: Final = frozenset({Input.READY, Input.STAGE, Input.CLOSE})
@@ -60,12 +60,5 @@ def moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def sentence(entry: AuditEntry) -> str:
-    """An audit entry for people, without its time."""
-    turned = "" if entry.before is entry.after else f", {entry.before.value} -> {entry.after.value}"
-    return f"{entry.what.value} by {entry.by} from {entry.host}{turned}{f': {entry.note}' if entry.note else ''}"
-
-
 def _listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-

@@ -55,6 +55,8 @@ def arm(
             bound = destination_of(to, one_machine=store.engine.address.startswith("embedded:"))
             record = await arm(store, launch, bound)
             say(f"arming {record.launch}: {record.rows:,} rows to {record.to}")
+            if (again := _sent_before(record)) is not None:
+                say(f"warning: this is {again}; whoever got it then gets it a second time")
             leaving.text = f"{record.launch} goes on arming; `flashcast disarm {record.campaign}` takes it back"
             return await _until_armed(store, record) if wait else record
 
@@ -86,13 +88,22 @@ async def _until_armed(store: Store, record: LaunchRecord) -> LaunchRecord:
     return last
 
 
+def _sent_before(record: LaunchRecord) -> str | None:
+    """Which snapshot a launch took over from the one before it; None where it was sealed for itself."""
+    from flashcast.campaign.lifecycle import Input
+
+    sealed = [entry.note for entry in record.trail if entry.what is Input.SEAL]
+    return sealed[-1] if sealed and sealed[-1] else None
+
+
 def _so_far(sighting: Sighting) -> str:
     total, record = sighting.total, sighting.record
     shards = record.snapshot.shards if record.snapshot is not None else 0
     connections = sum(part.connections for part in total.providers.values())
     wanted = sum(part.connections_wanted for part in total.providers.values())
+    workers = "1 worker" if total.workers == 1 else f"{total.workers:,} workers"
     return (
-        f"{total.shards:,} of {shards:,} shards held by {total.workers:,} workers, {total.ready_workers:,} ready, "
+        f"{total.shards:,} of {shards:,} shards held by {workers}, {total.ready_workers:,} ready, "
         f"{connections:,} of {wanted:,} connections"
     )
 

@@ -29,6 +29,7 @@ class Picture:
     def __init__(self) -> None:
         self._before: tuple[float, dict[str, int]] = (0.0, {})
         self._rates: dict[str, float] = {}
+        self._told: Sighting | None = None
 
     def draw(self, sighting: Sighting) -> RenderableType:
         """The launch now."""
@@ -38,7 +39,9 @@ class Picture:
             paused = sighting.record.paused
             parts.append(Text(f"PAUSED by {paused.by}: {paused.why or 'no reason given'}", style="bold yellow"))
         if sighting.total.providers:
-            parts.append(self._providers(sighting))
+            self._told = sighting
+        if self._told is not None:  # workers that have let go of a launch tell no more of it
+            parts.append(self._providers(self._told))
         if sighting.heard:
             parts.append(self._workers(sighting))
         return Group(*parts)

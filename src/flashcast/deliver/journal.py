@@ -37,6 +37,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flashcast.certainty import certainty
 from flashcast.errors import BusyError, EnvironmentFault, FlashcastError, SnapshotError
 from flashcast.outcomes import Outcome, Reason
 
@@ -270,7 +271,7 @@ def inherit(into: Journal, other: JournalReader, base: int, rows: int) -> NDArra
         part.reply_ms,
     )
     guessed = (mine.outcome == Outcome.UNKNOWN) & (mine.reason == Reason.WORKER_LOST.code)
-    _take_over(mine, theirs, guessed | (_ranks(theirs) < _ranks(mine)))
+    _take_over(mine, theirs, guessed | _surer(theirs, mine))
     unsent: NDArray[np.bool_] = mine.outcome == Outcome.UNSENT
     return unsent
 
@@ -278,7 +279,7 @@ def inherit(into: Journal, other: JournalReader, base: int, rows: int) -> NDArra
 def combined(readers: Sequence[JournalReader]) -> RowArrays:
     """What several workers' journals of one launch say together; rows that nobody held are unsent.
 
-    Of a row that several have held, what is surest counts: see `_ranks`.
+    Of a row that several have held, what is surest counts (certainty.py).
     """
     (rows,) = {reader.rows for reader in readers}
     if len(readers) == 1 and readers[0].covers(0, rows):
@@ -289,19 +290,12 @@ def combined(readers: Sequence[JournalReader]) -> RowArrays:
     for reader in readers:
         for base, count in reader.held:
             mine, theirs = known.part(base, count), reader.arrays.part(base, count)
-            _take_over(mine, theirs, _ranks(theirs) < _ranks(mine))
+            _take_over(mine, theirs, _surer(theirs, mine))
     return known
 
 
-def _ranks(rows: RowArrays) -> NDArray[np.uint8]:
-    """How sure a row's outcome is, 1 the surest: answered or lost; late or called off; guessed; nothing known."""
-    unsent = np.where(rows.reason == 0, np.uint8(4), np.uint8(2))
-    unknown = np.where(rows.reason == Reason.WORKER_LOST.code, np.uint8(3), np.uint8(1))
-    return np.select(
-        [rows.outcome == Outcome.UNSENT, rows.outcome == Outcome.UNKNOWN, rows.outcome == Outcome.EXPIRED],
-        [unsent, unknown, np.full_like(unsent, 2)],
-        np.uint8(1),
-    )
+def _surer(one: RowArrays, other: RowArrays) -> NDArray[np.bool_]:
+    return certainty(one.outcome, one.reason) > certainty(other.outcome, other.reason)
 
 
 def _take_over(mine: RowArrays, theirs: RowArrays, which: NDArray[np.bool_]) -> None:

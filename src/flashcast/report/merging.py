@@ -1,20 +1,8 @@
 """What several workers know of the same rows, merged into one outcome for each.
 
-A row can stand in several outcome files or journals: its shard's owner died, was taken for dead, or handed it over. The
-obvious way, last epoch wins, would let a guess (the new owner's "that worker is lost") hide what the old one knows.
-Instead each row's bytes are made one number, in which better knowledge is greater, and the greatest counts. A maximum
-does not depend on the order of the sources nor on how often one is read, and an answer from a provider is never lost
-to a guess:
-
-    8  accepted                         a provider took it, whatever anybody else says
-    7  rejected
-    6  unknown, but for lost workers    perhaps taken: so it must not be called
-    5  failed                           surely not taken by this one; which of two sent it last is not known
-    4  expired
-    3  unsent, with a reason            its owner knows that it did not go out
-    2  unknown: the worker was lost     a guess by somebody else
-    1  bytes that mean nothing
-    0  unsent, without a reason         nothing is known
+Each row's bytes are made one number, in which better knowledge (certainty.py) is greater, and the greatest counts. A
+maximum does not depend on the order of the sources nor on how often one is read, and an answer from a provider is never
+lost to a guess.
 """
 
 from __future__ import annotations
@@ -22,12 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashcast.audience.manifest import Manifest
+from flashcast.certainty import certainty
 from flashcast.outcomes import Outcome, Reason
 from flashcast.report.ledger import NO_REPLY
 
@@ -88,23 +77,6 @@ def merge(manifest: Manifest, parts: Iterable[Part]) -> MergedRows:
     return _as_rows(known, missing=tuple(sorted(every - seen)), partial=tuple(sorted(seen - whole)))
 
 
-def _ranks() -> NDArray[np.uint64]:
-    """The rank of every outcome and reason byte, already in its place: uint64[65,536], outcome the high byte."""
-    ranks = np.ones((256, 256), np.uint64)
-    ranks[Outcome.ACCEPTED] = 8
-    ranks[Outcome.REJECTED] = 7
-    ranks[Outcome.UNKNOWN] = 6
-    ranks[Outcome.UNKNOWN, Reason.WORKER_LOST.code] = 2
-    ranks[Outcome.FAILED] = 5
-    ranks[Outcome.EXPIRED] = 4
-    ranks[Outcome.UNSENT] = 3
-    ranks[Outcome.UNSENT, Reason.NONE.code] = 0
-    return ranks.reshape(-1) << np.uint64(56)
-
-
-_RANKS: Final = _ranks()
-
-
 def _as_numbers(part: Part) -> NDArray[np.uint64]:
     """rank << 56 | outcome << 48 | reason << 40 | attempts << 32 | reply_ms, complemented: the earlier is greater."""
     outcome, reason = part.outcome, part.reason
@@ -113,7 +85,7 @@ def _as_numbers(part: Part) -> NDArray[np.uint64]:
         outcome = np.where(died, np.uint8(Outcome.UNKNOWN), outcome)
         reason = np.where(died, np.uint8(Reason.PROCESS_DIED.code), reason)
     both = (outcome.astype(np.uint16) << np.uint16(8)) | reason
-    numbers: NDArray[np.uint64] = _RANKS[both]
+    numbers: NDArray[np.uint64] = certainty(outcome, reason).astype(np.uint64) << np.uint64(56)
     numbers |= both.astype(np.uint64) << np.uint64(40)
     numbers |= part.attempts.astype(np.uint64) << np.uint64(32)
     numbers |= np.uint64(NO_REPLY) - part.reply_ms

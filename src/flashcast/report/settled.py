@@ -230,6 +230,13 @@ def write_facts(place: Place, facts: WorkerFacts) -> str:
     return name
 
 
+def read_facts(place: Place, launch: str) -> list[WorkerFacts]:
+    """What the workers of a launch measured, as far as it can be read. Raises EnvironmentFault."""
+    names = [one.name for one in place.list() if _FACTS.fullmatch(one.name)]
+    found = [_facts(place, name, launch) for name in names]
+    return [facts for facts in found if isinstance(facts, WorkerFacts)]
+
+
 def _facts(place: Place, name: str, launch: str) -> WorkerFacts | str:
     try:
         facts = WorkerFacts.model_validate_json(place.get(name))

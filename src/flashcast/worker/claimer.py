@@ -25,6 +25,7 @@ from flashcast.campaign.lifecycle import State
 from flashcast.campaign.records import CLAIMS, ClaimRecord, claim_key, read_record
 from flashcast.deliver.journal import Journal, JournalReader, inherit, journal_path
 from flashcast.engine.base import EngineUnavailable, Entry, KeyExistsError, RevisionConflictError
+from flashcast.errors import FlashcastError
 from flashcast.model import Provider, UnknownPolicy
 from flashcast.outcomes import Outcome, Reason
 from flashcast.report.facts import TakeOver
@@ -74,11 +75,18 @@ class Claimer:
         """Something has changed: look at the queue now."""
         self._due.set()
 
+    def check(self) -> None:
+        """Starts anew, and raises what broke the claiming, which nothing should."""
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            error = self._task.exception()
+            self.start()
+            raise FlashcastError(f"claiming broke: {type(error).__name__}: {error}") from error
+
     async def stop(self) -> None:
         """Ends the claiming."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, Exception):
                 await self._task
 
     # --- ahead of the lanes ------------------------------------------------------------------------------

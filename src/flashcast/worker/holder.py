@@ -89,6 +89,8 @@ class Holder:
             for i in open_shards
         ]
         arming = work.record.state is State.ARMING
+        if not arming and all(view.owner is not None for view in views):
+            return
         # Once it is armed nothing moves but what the dead leave behind: a move costs readiness at the worst moment.
         assigned = assign(views, self._capacities(now_ns), rebalance=arming)
         taking = [v.index for v in views if v.owner is None and assigned.get(v.index) == work.worker.name]

@@ -148,6 +148,7 @@ class LaunchWork:
     async def _step(self) -> bool:
         """One look and what follows from it. Returns whether this launch needs this worker no more."""
         self._obey()
+        self.claimer.check()
         record = self.record
         if self.worker.draining:
             return await self._leave()

@@ -208,10 +208,16 @@ class Worker:
         work = self.works.get(launch)
         if work is not None:
             work.told(record, entry.revision)
-        elif record.state in HELD or record.settling:
-            work = self.works[launch] = LaunchWork(self, record, entry.revision)
-            work.renew_lease(self._lease_ns)
-            self._tasks[launch] = self.spawn(self._serve(work), launch)
+        else:
+            self._take_up(record, entry.revision)
+
+    def _take_up(self, record: LaunchRecord, revision: int) -> None:
+        """Begins to serve a launch, if it needs workers."""
+        if self.draining or not (record.state in HELD or record.settling):
+            return
+        work = self.works[record.launch] = LaunchWork(self, record, revision)
+        work.renew_lease(self._lease_ns)
+        self._tasks[record.launch] = self.spawn(self._serve(work), record.launch)
 
     async def _serve(self, work: LaunchWork) -> None:
         try:
@@ -224,6 +230,9 @@ class Worker:
             if not self.options.keep:
                 self.works.pop(work.launch, None)
                 self._tasks.pop(work.launch, None)
+                if work.error is None:
+                    # It may have been disarmed and armed again while we let go.
+                    self._take_up(work.record, work.revision)
             self.soon()
 
     async def read_launch(self, launch: str) -> tuple[LaunchRecord, int]:
