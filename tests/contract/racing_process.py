@@ -12,8 +12,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from flashcast.engine.base import KeyExistsError
 from flashcast.engine.embedded import EmbeddedEngine
+from flashcast.testing.patient import PatientKeyValue, create_or_mine
 
 AT_ONCE = 10
 
@@ -26,11 +26,9 @@ async def race(folder: Path, name: str, keys: int) -> None:
     async with EmbeddedEngine(folder) as engine:
 
         async def create(key: str) -> None:
-            try:
-                await engine.durable.create(key, name.encode())
-            except KeyExistsError:
-                return
-            say(f"won {key}")
+            mine, _ = await create_or_mine(engine.durable, key, name.encode())
+            if mine:
+                say(f"won {key}")
 
         say("ready")
         sys.stdin.readline()
@@ -40,7 +38,7 @@ async def race(folder: Path, name: str, keys: int) -> None:
         ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         number = 0
         while not ended.done():
-            await engine.durable.put(f"last.{name}", str(number).encode())
+            await PatientKeyValue(engine.durable).put(f"last.{name}", str(number).encode())
             say(f"wrote {number}")
             number += 1
 

@@ -92,6 +92,16 @@ def test_nothing_stays_behind_of_an_engine_that_was_closed(tmp_path: Path, monke
     assert sorted(path.name for path in folder.iterdir()) == ["durable.db", "open.lock", "volatile.db", "watchers"]
 
 
+def test_many_may_open_a_new_folder_at_the_same_moment(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            engines = [EmbeddedEngine(tmp_path / "new") for _ in range(8)]
+            await asyncio.gather(*(stack.enter_async_context(engine) for engine in engines))
+            await asyncio.gather(*(engine.durable.put("key", b"") for engine in engines))
+
+    run(main())
+
+
 def test_a_closed_engine_is_not_opened_again(tmp_path: Path) -> None:
     async def main() -> None:
         engine = EmbeddedEngine(tmp_path)

@@ -16,9 +16,9 @@ What an engine promises:
 - **A watch misses nothing**: it gives what is there, says that it has caught up, and then gives every key's latest
   value after each change, in the order of revisions. Values in between may be left out when a key changes faster than
   they are read, or across a reconnection; a value may come twice. A deletion comes as an entry whose value is None.
-- **Disconnection.** A call that got no answer raises `EngineUnavailable`; whether a write happened is then unknown. The
-  engine reconnects by itself for as long as it is open, and open watches go on where they were. A volatile space may
-  come back empty: its watches then give only what is written anew.
+- **Disconnection.** A call that got no answer raises `EngineUnavailable`; whether a write happened, or will happen yet,
+  is then unknown. The engine reconnects by itself for as long as it is open, and open watches go on where they were. A
+  volatile space may come back empty: its watches then give only what is written anew.
 
 Keys are words of ``A-Z a-z 0-9 _ -`` joined by dots, at most `KEY_CHARS_MAX` characters; a prefix is a whole number of
 words, or empty for all. Values are bytes, at most `VALUE_BYTES_MAX`.

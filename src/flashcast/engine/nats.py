@@ -32,7 +32,8 @@ from flashcast.engine.base import (
 )
 from flashcast.engine.nats_bucket import (
     JETSTREAM_OFF,
-    NO_REPLICAS,
+    NO_PEERS,
+    NOT_CLUSTERED,
     STREAM_NOT_FOUND,
     WRONG_LAST_SEQUENCE,
     Bucket,
@@ -127,7 +128,8 @@ class NatsKeyValue:
 
     async def entries(self, prefix: str = "") -> list[Entry]:
         found: dict[str, Entry] = {}
-        # A watch up to its marker, which comes when it had all that the leader has.
+        # A watch up to its marker, which comes when it had all that the leader has. It would wait for a connection.
+        _ = self._link.wire
         feed = self._feed(prefix)
         try:
             async with asyncio.timeout(self._link.options.timeout_s) as limit:
@@ -136,6 +138,8 @@ class NatsKeyValue:
                         break
                     found[entry.key] = entry
                     limit.reschedule(asyncio.get_running_loop().time() + self._link.options.timeout_s)
+                else:
+                    raise EngineUnavailable("the engine was closed before it had answered")
         except TimeoutError:
             raise EngineUnavailable(f"NATS at {self._link.address} did not list {self._bucket.name} in time") from None
         finally:
@@ -289,9 +293,7 @@ class NatsEngine:
             try:
                 warnings = await self._checked(jetstream, durable, volatile)
             except JetStreamError as error:
-                # A stream that was asked for and is not there yet counts as passing.
-                passing = error.code == STREAM_NOT_FOUND or (error.passing and error.code not in JETSTREAM_OFF)
-                if not passing or time.monotonic() > until:
+                if not _may_pass(error) or time.monotonic() > until:
                     raise _unusable(link, options, error) from None
             except EngineUnavailable:
                 if time.monotonic() > until or not _has_jetstream(link):
@@ -318,6 +320,14 @@ def _has_jetstream(link: Link) -> bool:
         return True
 
 
+def _may_pass(error: JetStreamError) -> bool:
+    """Whether servers that have just started may say otherwise soon."""
+    if error.code in (*JETSTREAM_OFF, NOT_CLUSTERED):
+        return False
+    # A stream that another has asked for may not be there yet, nor every server.
+    return error.passing or error.code in (STREAM_NOT_FOUND, NO_PEERS)
+
+
 def _unusable(link: Link, options: NatsOptions, error: JetStreamError) -> EnvironmentFault:
     """Why the buckets cannot be had."""
     if error.code in JETSTREAM_OFF:
@@ -325,7 +335,7 @@ def _unusable(link: Link, options: NatsOptions, error: JetStreamError) -> Enviro
             f"JetStream is off for this account at {link.address}",
             remedy="Enable it for the account (jetstream: enabled), or use another user.",
         )
-    if error.code in NO_REPLICAS:
+    if error.code in (NO_PEERS, NOT_CLUSTERED):
         return EnvironmentFault(
             f"NATS at {link.address} cannot keep {options.replicas} replicas: {error.description}",
             remedy="Start that many servers as one cluster, or set FLASHCAST_NATS_REPLICAS=1.",

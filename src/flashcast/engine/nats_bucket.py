@@ -26,10 +26,11 @@ NO_MESSAGE: Final = 10037
 NAME_IN_USE: Final = 10058
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 """The second where another write of the same subject is on its way through the cluster."""
-NO_REPLICAS: Final = (10005, 10074)
-"""Not enough servers for as many replicas; not a cluster at all."""
+NO_PEERS: Final = 10005
+"""Not enough servers for as many replicas, so far."""
+NOT_CLUSTERED: Final = 10074
 JETSTREAM_OFF: Final = (10039, 10076)
-"""Not enabled for this account; not enabled on this server."""
+"""For this account; on this server."""
 
 VOLATILE_AGE_S: Final = 60
 """How long a value that nobody writes again is kept: the beats of the dead vanish."""

@@ -45,7 +45,7 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Link {self.address} {'up' if self._wire else self._trouble!r}>"
+        return f"<Link {self.address} {'up' if self.up else self._trouble!r}>"
 
     @property
     def address(self) -> str:
@@ -78,6 +78,11 @@ class Link:
         if wire is not None:
             await wire.drop()
 
+    @property
+    def up(self) -> bool:
+        """Whether there is a connection now."""
+        return self._wire is not None and self._wire.alive
+
     def check_open(self) -> None:
         """Raises EngineUnavailable where it was closed."""
         if self._closed:
@@ -87,7 +92,7 @@ class Link:
     def wire(self) -> Wire:
         """The connection. Raises EngineUnavailable at once where there is none."""
         self.check_open()
-        if self._wire is None or not self._wire.alive:
+        if self._wire is None or not self.up:
             raise EngineUnavailable(
                 f"not connected to NATS at {self.address}: {self._trouble}",
                 remedy="It is dialled again until it answers.",
@@ -96,7 +101,7 @@ class Link:
 
     async def connected(self) -> Wire:
         """Waits for a connection. Raises EngineUnavailable only when the link is closed."""
-        while not self._closed and not (self._wire is not None and self._wire.alive):
+        while not self._closed and not self.up:
             await self._up.wait()
             # Up may still be set while the loss has not come round to the keeper.
             await asyncio.sleep(0 if self._wire is None else LOOK_S / 10)

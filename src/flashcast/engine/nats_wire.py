@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from nats.aio.client import Client
@@ -25,8 +27,8 @@ from flashcast.errors import CredentialError, EnvironmentFault, FlashcastError
 PING_S: Final = 0.5
 PINGS_LOST_MAX: Final = 3
 """A connection that answers nothing for 0.5 * (3 + 1) = 2 s is given up."""
-DROP_S_MAX: Final = 1.0
-"""What a lost client gets to end its tasks."""
+DROP_S_MAX: Final = 0.1
+"""What a lost client gets to end its tasks; it waits for ever for a TLS connection that never came about."""
 UNSENT_BYTES_MAX: Final = 64 << 20
 """Where nats-py waits while publishing. It swallows a cancellation there, so this is more than pipelining comes to:
 500 claims of 200 bytes, or 64 launch records of their largest size."""
@@ -47,6 +49,7 @@ class Wire:
         self._options = options
         self._context = context
         self._demands_tls = server.tls or options.demands_tls
+        self._dialled = False
         self._heard: list[Exception] = []
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
         self._requests = 0
@@ -69,15 +72,13 @@ class Wire:
             async with asyncio.timeout(self._options.timeout_s):
                 await self._connect()
                 self._inbox, _ = await self.subscribe(self._on_reply)
-        except FlashcastError:
+        except BaseException as error:
             await self.drop()
-            raise
-        except (NatsError, OSError, TimeoutError) as error:
-            await self.drop()
+            # Whatever a library may raise: who dials again and again must outlive it.
+            if isinstance(error, FlashcastError) or not isinstance(error, Exception):
+                raise
             raise _explained(self.server, self._options, self._cause(error)) from None
-        except BaseException:
-            await self.drop()
-            raise
+        self._dialled = True
 
     async def _connect(self) -> None:
         options, server = self._options, self.server
@@ -194,15 +195,17 @@ class Wire:
     async def drop(self) -> None:
         """Lets go of the socket and of nats-py's tasks, whatever state they are in."""
         self.fail()
+        client = self.client
+        tasks = [client._reading_task, client._ping_interval_task, client._flusher_task]
+        tasks += [subscription._wait_for_msgs_task for subscription in client._subs.values()]
         # nats-py closes when all is sent, which in a partition never comes.
-        writer = getattr(self.client._transport, "_bare_io_writer", None)
+        writer = getattr(client._transport, "_bare_io_writer", None)
         if writer is not None:
             writer.transport.abort()
-        try:
+        with suppress(Exception):
             async with asyncio.timeout(DROP_S_MAX):
-                await self.client.close()
-        except (NatsError, OSError, TimeoutError):
-            pass
+                await client.close()
+        await _ended([task for task in tasks if task is not None])
 
     # --- what nats-py calls --------------------------------------------------------------------------------
 
@@ -215,7 +218,9 @@ class Wire:
         self._heard.append(error)
         del self._heard[:-4]
         if isinstance(error, (UnexpectedEOF, OSError)):
-            self.fail()
+            # While dialling it is one try of two that has failed.
+            if self._dialled:
+                self.fail()
         elif "permissions violation" in str(error):
             self._on_denied(str(error))
 
@@ -245,6 +250,17 @@ class Wire:
         if not isinstance(error, NoServersError):
             return error
         return next((heard for heard in reversed(self._heard) if not isinstance(heard, NoServersError)), error)
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Ends nats-py's tasks where it has not, and looks at what they raised, which asyncio would print otherwise."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        done, _ = await asyncio.wait(tasks, timeout=DROP_S_MAX)
+        for task in done:
+            if not task.cancelled():
+                task.exception()
 
 
 def _explained(server: Server, options: NatsOptions, error: Exception) -> FlashcastError:
@@ -298,5 +314,8 @@ def _denied(server: Server, text: str) -> CredentialError:
 
 def _text(error: Exception) -> str:
     """An exception's words without nats-py's prefix."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        # asyncio writes words of its own over the system's; those of looking up a name are below zero.
+        text = os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
     return text.removeprefix("nats: ").strip() or type(error).__name__

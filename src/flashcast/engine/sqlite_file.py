@@ -31,8 +31,9 @@ T = TypeVar("T")
 FORMAT: Final = 1
 APPLICATION_ID: Final = 0x466C6173
 """'Flas': tells our file from another program's."""
-LOCK_WAIT_S_MAX: Final = 3.0
-"""A transaction takes milliseconds and 512 writes some 10; only a stopped process or a failing disk holds it longer."""
+LOCK_WAIT_S_MAX: Final = 10.0
+"""A transaction takes milliseconds and 512 writes some 10, but on a busy virtual disk we have seen one fsync take 6 s.
+Beyond that its holder is stopped, or its disk is failing."""
 LOCK_PAUSE_S: Final = (0.0002, 0.001)
 """Between two tries for the lock. SQLite's own pauses grow to 100 ms, which a GO would feel."""
 TOMBSTONES_MAX: Final = 10_000
@@ -145,8 +146,7 @@ class SpaceFile:
     def _changes(self, connection: sqlite3.Connection, follower: Follower) -> list[Entry | None]:
         if follower.caught_up and _number(connection, "SELECT max(revision) FROM entries") <= follower.cursor:
             return []
-        connection.execute("BEGIN")
-        try:
+        with _snapshot(connection):
             head = _number(connection, "SELECT max(revision) FROM entries")
             pruned = _number(connection, "SELECT number FROM meta WHERE name = 'pruned'")
             behind = bool(follower.present) and follower.cursor < pruned
@@ -154,8 +154,6 @@ class SpaceFile:
             if behind:
                 found += _vanished(connection, follower, pruned)
                 found.sort(key=lambda entry: (entry.revision, entry.key))
-        finally:
-            connection.execute("ROLLBACK")
         batch: list[Entry | None] = []
         for entry in found:
             # A deletion means nothing to a watch that is still being told what there is.
@@ -223,7 +221,10 @@ class SpaceFile:
                 f"{self.path}: its file system cannot share memory between processes (SQLite says {mode!r}, not 'wal')",
                 remedy="Put the engine's folder on a local disk: --engine embedded:DIR.",
             )
-        if not self._is_ours(connection):
+        # In one snapshot: another process may be making the tables meanwhile.
+        with _snapshot(connection):
+            made = self._is_ours(connection)
+        if not made:
             self._make(connection)
         self._version = _number(connection, "PRAGMA data_version")
 
@@ -255,6 +256,17 @@ class SpaceFile:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Everything that is read in the body is of one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _applied(connection: sqlite3.Connection, write: Write, revision: int) -> bool:
