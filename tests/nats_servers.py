@@ -31,7 +31,7 @@ POLL_S = 0.01
 
 
 def nats_server_command() -> str:
-    """The nats-server beside this Python, where the wheel puts it, or on PATH. Missing: skips, or fails where CI is set."""
+    """The nats-server beside this Python, where the wheel puts it, or on PATH; else it skips, or fails with CI set."""
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is not None:
@@ -126,8 +126,9 @@ class NatsServer:
         self.start()
 
     def pause(self) -> None:
-        """Stops the process where it is: SIGSTOP."""
+        """Stops the process where it is: SIGSTOP. Returns when it stands still."""
         self._signal(signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
 
     def unpause(self) -> None:
         """Lets it go on: SIGCONT."""

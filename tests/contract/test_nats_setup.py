@@ -38,7 +38,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     users = (
         f'{{ user: operator, password: "{SECRET}" }}, '
         f'{{ user: visitor, password: "{SECRET}", permissions: {{ publish: "hello", subscribe: ">" }} }}, '
-        f'{{ user: deaf, password: "{SECRET}", permissions: {{ publish: ">", subscribe: "hello" }} }}'
+        f'{{ user: deaf, password: "{SECRET}", permissions: {{ publish: ">", subscribe: "hello" }} }}, '
+        f'{{ user: reader, password: "{SECRET}", permissions: {{ publish: {{ deny: "$JS.API.CONSUMER.MSG.>" }} }} }}'
     )
     with NatsServer(tmp_path_factory.mktemp("guarded"), config=f"authorization {{ users: [{users}] }}") as running:
         yield running
@@ -172,6 +173,17 @@ def test_a_user_without_rights_is_told_which_are_missing(guarded: NatsServer, us
     assert "permissions violation" in told and "$JS.API" in told and "_INBOX" in told
 
 
+def test_a_watch_that_its_user_may_not_read_says_so(guarded: NatsServer) -> None:
+    async def main() -> None:
+        async with NatsEngine(guarded.url, NatsOptions(user="reader", password=SECRET)) as engine:
+            await engine.durable.put("key", b"value")
+            async with engine.durable.watch() as watch:
+                with pytest.raises(CredentialError, match="permissions violation"):
+                    await anext(aiter(watch))
+
+    asyncio.run(main())
+
+
 # --- TLS ---------------------------------------------------------------------------------------------------
 
 
@@ -214,20 +226,22 @@ def test_tls_that_is_asked_for_is_never_left_out(guarded: NatsServer, authority:
         listening = await asyncio.start_server(listen, "127.0.0.1", 0)
         async with listening:
             port = listening.sockets[0].getsockname()[1]
-            for address, options in (
-                (f"tls://operator:{SECRET}@127.0.0.1:{port}", NatsOptions()),
-                (f"nats://127.0.0.1:{port}", NatsOptions(user="u", password=SECRET, ca_file=authority.ca_file)),
+            for number, (address, options) in enumerate(
+                (
+                    (f"tls://operator:{SECRET}@127.0.0.1:{port}", NatsOptions()),
+                    (f"nats://127.0.0.1:{port}", NatsOptions(user="u", password=SECRET, ca_file=authority.ca_file)),
+                )
             ):
                 with pytest.raises(EnvironmentFault, match="does not ask for TLS"):
                     async with NatsEngine(address, options):
                         pass
+                while len(sent) == number:
+                    await asyncio.sleep(0.01)
 
     asyncio.run(main())
     # Whoever listens in the server's place has not been told the password.
     assert sent == [b"", b""]
-    assert "does not ask for TLS" in refuses(
-        f"tls://operator:{SECRET}@127.0.0.1:{guarded.port}", kind=EnvironmentFault
-    )
+    assert "does not ask for TLS" in refuses(f"tls://operator:{SECRET}@127.0.0.1:{guarded.port}", kind=EnvironmentFault)
 
 
 def test_certificates_that_cannot_be_read_are_named(tmp_path: Path, authority: Certificates) -> None:
@@ -323,7 +337,7 @@ def test_one_replica_and_disks_that_nobody_can_look_at_are_warned_of(server: Nat
 
 def test_a_server_that_syncs_always_is_not_warned_of(server: NatsServer) -> None:
     engine = works(server.url, NatsOptions(monitor=server.monitor))
-    assert not any("disk every" in warning or "sync_interval" in warning for warning in engine.warnings)
+    assert not any("to its disk every" in warning or "sync_interval" in warning for warning in engine.warnings)
 
 
 def test_a_server_that_syncs_now_and_then_is_warned_of(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ OPEN_S_MAX: Final = 5.0
 OPEN_PAUSE_S: Final = 0.1
 CONFLICT_ROUNDS_MAX: Final = 8
 CONFLICT_PAUSE_S: Final = 0.01
-"""Rounds of asking what a conflict was about, each with a longer pause: 0.3 s together. The cluster refuses a write
-while another of the same key is on its way; that one is through, or lost with its leader, by then."""
+"""Rounds of asking what a conflict was about, each with a longer pause: 0.3 s together. A cluster refuses a write while
+another of the same key is on its way, which may be an earlier try of ours; mostly that one is through by then."""
 
 
 class _ConflictError(Exception):
@@ -90,9 +90,9 @@ class NatsKeyValue:
                 last = await self._read({"last_by_subj": subject})
                 if last is not None and last.value is not None:
                     raise KeyExistsError(key, last) from None
-            # Deleted, or gone: it may be created after all.
+            # Deleted, or not there: it may be created after all.
             await asyncio.sleep(round_ * CONFLICT_PAUSE_S)
-        raise KeyExistsError(key, None)
+        raise self._undecided(key)
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
         subject, value = self._subject(key), checked_value(key, value)
@@ -104,7 +104,7 @@ class NatsKeyValue:
                 if last is None or last.value is None or last.revision != revision:
                     raise RevisionConflictError(key, revision) from None
             await asyncio.sleep(round_ * CONFLICT_PAUSE_S)
-        raise RevisionConflictError(key, revision)
+        raise self._undecided(key)
 
     async def put(self, key: str, value: bytes) -> int:
         return await self._write(self._subject(key), checked_value(key, value))
@@ -120,11 +120,10 @@ class NatsKeyValue:
                 last = await self._read({"last_by_subj": subject})
                 if last is None or last.value is None:
                     return
-                if last.revision != revision:
-                    break
+                if revision is not None and last.revision != revision:
+                    raise RevisionConflictError(key, revision) from None
             await asyncio.sleep(round_ * CONFLICT_PAUSE_S)
-        assert revision is not None
-        raise RevisionConflictError(key, revision)
+        raise self._undecided(key)
 
     async def entries(self, prefix: str = "") -> list[Entry]:
         found: dict[str, Entry] = {}
@@ -217,6 +216,10 @@ class NatsKeyValue:
         if ack.get("stream") != self._bucket.stream:
             raise EnvironmentFault(f"the NATS stream {ack.get('stream')} takes the subjects of {self._bucket.stream}")
         return int(ack["seq"])
+
+    def _undecided(self, key: str) -> EngineUnavailable:
+        """Refused because of a write that nobody can read yet: it may still come to nothing, with its leader."""
+        return EngineUnavailable(f"NATS at {self._link.address}: another write of {key} is on its way")
 
     def _refused(self, error: JetStreamError) -> EnvironmentFault:
         if error.code == STREAM_NOT_FOUND:

@@ -193,8 +193,8 @@ class Delivery:
     """A message from a consumer, whose deliveries ``number`` counts from 1."""
 
     entry: Entry
-    stamp: str
-    """When it was written: with the revision it tells any two writes apart, even of two buckets of one name."""
+    stamp_ns: int
+    """When it was written, in Unix time: tells a bucket from another of the same name before it."""
     number: int
 
 
@@ -208,7 +208,7 @@ def delivered(bucket: Bucket, message: Msg) -> Delivery:
     _, sequence, number, stamp = words[4:8] if len(words) == 9 else words[6:10]
     value = None if _removes(message.headers or {}) else message.data
     entry = Entry(message.subject.removeprefix(bucket.root), value, int(sequence))
-    return Delivery(entry, stamp, int(number))
+    return Delivery(entry, int(stamp), int(number))
 
 
 def _removes(headers: Mapping[str, str]) -> bool:

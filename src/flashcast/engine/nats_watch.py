@@ -6,8 +6,9 @@ comes any more because the consumer is gone, and it goes on at a sequence number
 for days.
 
 Here a `Feed` has one short-lived `_Consumer` after the other. Each begins with all that the bucket holds, which is one
-message for each key, and the feed leaves out what it has given before: the same key with the same revision and time of
-writing. So there is no place to resume from that could be wrong, and nothing to find out about what became of the
+message for each key, and the feed leaves out what is not newer than what it has given of the same key: neither by its
+revision, for the replica beside which a consumer lives may lag, nor by its time of writing, for a bucket made anew may
+count from 1. So there is no place to resume from that could be wrong, and nothing to find out about what became of the
 bucket. It costs one message for each key at each new beginning: some thousand claims, a few milliseconds.
 
 When has it caught up? The server says with each message how many are to come, and is wrong when keys are written while
@@ -26,7 +27,7 @@ import json
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -67,6 +68,14 @@ _REQUEST_OVER: Final = ("404", "408")
 """No messages, and the request has expired: ask again."""
 
 
+class _Write(NamedTuple):
+    """What the reader knows of a key."""
+
+    revision: int
+    stamp_ns: int
+    present: bool
+
+
 class Feed:
     """An open watch. Its task follows the bucket; the reader takes what is ready."""
 
@@ -79,8 +88,7 @@ class Feed:
         self.caught_up = False
         self._jetstream = jetstream
         self._restore = restore
-        self._given: dict[str, tuple[int, str]] = {}
-        """What the reader knows to be present: by which write."""
+        self._seen: dict[str, _Write] = {}
         self._ready: deque[Entry | None] = deque()
         self._news = asyncio.Event()
         self.wake = asyncio.Event()
@@ -91,7 +99,7 @@ class Feed:
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "caught up" if self.caught_up else "catching up"
-        return f"<Feed {self.bucket.name} {self.prefix!r} keys={len(self._given)} {state}>"
+        return f"<Feed {self.bucket.name} {self.prefix!r} keys={len(self._seen)} {state}>"
 
     def __aiter__(self) -> AsyncIterator[Entry | None]:
         return self
@@ -129,12 +137,12 @@ class Feed:
         entry = delivery.entry
         if not is_below(entry.key, self.prefix):
             return
-        if entry.value is None:
-            # A deletion of what the reader was never told of is no news: it may have found nothing.
-            if self._given.pop(entry.key, None) is not None:
-                self._give(entry)
-        elif self._given.get(entry.key) != (write := (entry.revision, delivery.stamp)):
-            self._given[entry.key] = write
+        last = self._seen.get(entry.key)
+        if last is not None and entry.revision <= last.revision and delivery.stamp_ns <= last.stamp_ns:
+            return
+        self._seen[entry.key] = _Write(entry.revision, delivery.stamp_ns, present=entry.value is not None)
+        # A deletion of what the reader does not take for present is no news: it may have found nothing.
+        if entry.value is not None or (last is not None and last.present):
             self._give(entry)
 
     def catch_up(self) -> None:
@@ -198,6 +206,7 @@ class _Consumer:
     def __init__(self, feed: Feed, jetstream: JetStream, wire: Wire) -> None:
         self.name = secrets.token_hex(8)
         self.opened = False
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{feed.bucket.stream}.{self.name}"
         self._feed = feed
         self._jetstream = jetstream
         self._wire = wire
@@ -244,7 +253,7 @@ class _Consumer:
         }
 
     async def follow(self) -> None:
-        """Returns when nothing more will come of this consumer."""
+        """Returns when nothing more will come of this consumer. Raises as `open` does, and CredentialError."""
         while not (self._broken or self._feed.ended) and self._wire.alive:
             self._feed.wake.clear()
             if not self._feed.caught_up and self._delivered >= self._target:
@@ -253,6 +262,7 @@ class _Consumer:
                 if not self._feed.full:
                     await self._ask()
             elif self._time() - self._heard_at > SILENCE_S_MAX:
+                self._wire.check_allowed(self._next)
                 return
             try:
                 # Not wait_for, which before Python 3.12 forgets a cancellation that comes with what it waits for.
@@ -288,11 +298,7 @@ class _Consumer:
         self._asked = BATCH
         self._heard_at = self._time()
         body = {"batch": BATCH, "expires": int(ASK_S * _NS), "idle_heartbeat": int(HEARTBEAT_S * _NS)}
-        await self._wire.tell(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._feed.bucket.stream}.{self.name}",
-            json.dumps(body).encode(),
-            reply=f"{self._inbox}.next",
-        )
+        await self._wire.tell(self._next, json.dumps(body).encode(), reply=f"{self._inbox}.next")
 
     async def _on_message(self, message: Msg) -> None:
         if self._broken:

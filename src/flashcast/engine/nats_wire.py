@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -29,6 +30,8 @@ PINGS_LOST_MAX: Final = 3
 """A connection that answers nothing for 0.5 * (3 + 1) = 2 s is given up."""
 DROP_S_MAX: Final = 0.1
 """What a lost client gets to end its tasks; it waits for ever for a TLS connection that never came about."""
+DENIALS_MAX: Final = 16
+"""Refusals to keep: of the latest subjects that this user may not use."""
 UNSENT_BYTES_MAX: Final = 64 << 20
 """Where nats-py waits while publishing. It swallows a cancellation there, so this is more than pipelining comes to:
 500 claims of 200 bytes, or 64 launch records of their largest size."""
@@ -54,7 +57,7 @@ class Wire:
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
         self._requests = 0
         self._inbox = ""
-        self._denied = ""
+        self._denied: deque[str] = deque(maxlen=DENIALS_MAX)
 
     def __repr__(self) -> str:
         return f"<Wire {self.server.address} waiting={len(self._waiting)}{' lost' if self.lost.is_set() else ''}>"
@@ -92,7 +95,7 @@ class Wire:
             disconnected_cb=self._on_lost,
             closed_cb=self._on_lost,
             allow_reconnect=False,
-            # Never fewer than two tries: nats-py counts one as none.
+            # It makes two tries then; 0 would be without end.
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=options.timeout_s,  # type: ignore[arg-type]
@@ -144,7 +147,7 @@ class Wire:
     async def request(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
         """One reply. Raises EngineUnavailable at once when the connection is lost, and after the timeout."""
         if self._denied:
-            raise _denied(self.server, self._denied)
+            self.check_allowed(subject)
         loop = asyncio.get_running_loop()
         self._requests += 1
         number = str(self._requests)
@@ -224,13 +227,25 @@ class Wire:
         elif "permissions violation" in str(error):
             self._on_denied(str(error))
 
+    def check_allowed(self, subject: str) -> None:
+        """Raises CredentialError where the server has said that we may not publish there, or not hear the answer."""
+        # nats-py puts what the server says in small letters.
+        for text in self._denied:
+            if "subscription" in text or f'"{subject.lower()}"' in text:
+                raise CredentialError(
+                    f"{self.server.address}: {text.removeprefix('nats: ')}",
+                    remedy="Allow this user to publish to $JS.API.> and $KV.>, and to subscribe to _INBOX.>.",
+                )
+
     def _on_denied(self, text: str) -> None:
-        """The server does not answer a request that it forbids, it says so on the side, in small letters."""
-        if "subscription" in text:
-            self._denied = text
+        """The server does not answer a request that it forbids: it says so on the side."""
+        self._denied.append(text)
         for subject, future in self._waiting.values():
-            if (self._denied or f'"{subject.lower()}"' in text) and not future.done():
-                future.set_exception(_denied(self.server, text))
+            try:
+                self.check_allowed(subject)
+            except CredentialError as error:
+                if not future.done():
+                    future.set_exception(error)
 
     async def _on_lost(self) -> None:
         self.fail()
@@ -303,13 +318,6 @@ def _identity(server: Server, options: NatsOptions) -> str:
     if server.token is not None:
         return "the token in the address"
     return "a client without credentials (FLASHCAST_NATS_USER, _CREDENTIALS or _NKEY)"
-
-
-def _denied(server: Server, text: str) -> CredentialError:
-    return CredentialError(
-        f"{server.address}: {text.removeprefix('nats: ')}",
-        remedy="Allow this user to publish to $JS.API.> and $KV.>, and to subscribe to _INBOX.>.",
-    )
 
 
 def _text(error: Exception) -> str:

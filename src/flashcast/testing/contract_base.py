@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pytest
 
@@ -43,7 +43,7 @@ def contract(test: Callable[Concatenate[C, P], Coroutine[Any, Any, None]]) -> Ca
     def run(self: C, *args: P.args, **kwargs: P.kwargs) -> None:
         self.run(asyncio.wait_for(test(self, *args, **kwargs), HANG_S))
 
-    return run
+    return cast("Callable[Concatenate[C, P], None]", run)
 
 
 def of(engine: Engine, space: str) -> KeyValue:

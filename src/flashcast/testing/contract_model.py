@@ -117,10 +117,10 @@ class ModelContract(ContractBase):
             middle = len(steps) // 2
             async with kvs[0].watch() as whole:
                 for number, (what, client, *rest) in enumerate(steps[:middle]):
-                    await _do(kvs[client], model, f"value {number}".encode(), what, *rest)  # type: ignore[arg-type]
+                    await _do(kvs[client], model, f"value {number}".encode(), what, *rest)
                 async with kvs[1].watch("a") as part:
                     for number, (what, client, *rest) in enumerate(steps[middle:], middle):
-                        await _do(kvs[client], model, f"value {number}".encode(), what, *rest)  # type: ignore[arg-type]
+                        await _do(kvs[client], model, f"value {number}".encode(), what, *rest)
                     await kvs[0].put("a.end", b"the end")
                     for prefix, watch in (("", whole), ("a", part)):
                         seen = await until_seen(watch, "a.end", b"the end")
