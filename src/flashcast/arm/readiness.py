@@ -54,6 +54,8 @@ class ProviderReadiness(Record):
 class Holding(Record):
     """One launch at one worker."""
 
+    arming: int = 0
+    """The arming (`LaunchRecord.arming`) that it is ready for, or becoming so."""
     shards: tuple[int, ...] = ()
     ready: bool = False
     """Every shard it holds is mapped and checked, and every provider has connections."""

@@ -153,6 +153,8 @@ class LaunchRecord(Record):
     chunk_rows: int = CHUNK_ROWS
     to: str = "production"
     """``production`` or ``sandbox`` with each worker's own settings, or the absolute path of a flashcast.toml."""
+    arming: int = 0
+    """How many times it was armed. What a worker has made ready for an earlier time is not what is armed now."""
     approval: Approval | None = None
     go: Go | None = None
     stage: int = 0

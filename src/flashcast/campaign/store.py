@@ -197,7 +197,8 @@ class Store(Lookup):
                 if what is Input.GO and before.go is not None and racing:
                     raise lost(before, pressed_at)
                 raise refusal(before, what)
-            record = (before if change is None else change(before)).model_copy(update={"state": after})
+            turned = {"state": after, "arming": before.arming + (what is Input.ARM)}
+            record = (before if change is None else change(before)).model_copy(update=turned)
             made = AuditEntry(
                 id=entry_id, at=pressed_at, by=self.operator.name, host=self.operator.host, what=what,
                 before=before.state, after=after, campaign_digest=record.campaign_digest,

@@ -10,6 +10,7 @@ import contextlib
 import selectors
 import ssl
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from flashcast.limits import (
 )
 from flashcast.transport.tls import Address, Channel, Stage
 from flashcast.wire.connection import Book, Phase
+
+SHORT_LIVED_S: Final = 1.0
+"""A connection lost sooner than this, and before it answered a request, counts as a failure to open."""
 
 
 class Links:
@@ -170,8 +174,9 @@ class Links:
         if not opened and error is not None:
             fault = error if isinstance(error, FlashcastError) else _lost_while_opening(self.address, error)
             self._opening_failed(fault, self._clock.monotonic_ns())
-        elif not link.proven:
-            # Without a pause a peer that hangs up at once would be dialled at every tick.
+        elif not link.proven and self._clock.monotonic_ns() - link.opened_ns < SHORT_LIVED_S * 1e9:
+            # Without a pause a peer that hangs up at once would be dialled at every tick. One that closes what has
+            # been idle for long is no such peer: before GO no connection has proven itself.
             fault = _lost_while_opening(self.address, "no request was answered")
             self._reopening.failed(fault, self._clock.monotonic_ns())
 

@@ -55,7 +55,7 @@ class Claimer:
         self._asked_rows: dict[Provider, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._due = asyncio.Event()
-        self._offered: set[tuple[int, int]] = set()
+        self._offered: set[tuple[int, int, int]] = set()
         self._rates: dict[Provider, float] = {}
         self._seen: tuple[int, dict[Provider, int]] = (0, {})
 
@@ -182,14 +182,16 @@ class Claimer:
         self._own(mine, chunk)
 
     async def claim_rest(self) -> None:
-        """Claims what nobody seems to have claimed of shards that had other owners, before it is called unsent.
+        """Claims what nobody seems to have claimed, before it is called unsent: then nobody has sent it, nor will.
 
-        A list of claims may lag behind; that `create` succeeds is what tells that nobody has sent a chunk.
+        A list of claims may lag behind, and this worker may have lost a shard without knowing it yet; `create` tells.
+        Only where nothing was claimed before us and nothing can be claimed any more is there no need.
         """
+        live = self.work.record.state is State.LIVE
         rest = [
             (mine, chunk)
             for mine in self.work.holder.mine.values()
-            if mine.open and mine.resolved and mine.ready and mine.epoch > 1
+            if mine.open and mine.resolved and mine.ready and (live or mine.epoch > 1)
             for chunk in range(len(mine.spans))
             if chunk not in mine.claimed and chunk not in mine.dealt
         ]
@@ -205,9 +207,9 @@ class Claimer:
         """The chunk is ours: its rows go to the lanes, if there is still somebody to send them."""
         mine.claimed.add(chunk)
         run = self.work.holder.run
-        if mine.lost or run is None or not self.work.went or (mine.index, chunk) in self._offered:
+        if mine.lost or run is None or not self.work.went or (mine.index, mine.epoch, chunk) in self._offered:
             return
-        self._offered.add((mine.index, chunk))
+        self._offered.add((mine.index, mine.epoch, chunk))
         run.offer(mine.index, rows, mine.spans[chunk])
 
     # --- claims of earlier owners ------------------------------------------------------------------------
@@ -220,6 +222,7 @@ class Claimer:
 
     async def _resolve(self, mine: Mine) -> None:
         work = self.work
+        await work.settler.recall(mine.index)
         entries = await work.worker.engine.durable.entries(f"{CLAIMS}.{work.launch}.{mine.index}")
         known = {int(entry.key.rpartition(".")[2]): entry for entry in entries}
         left = sum(span.stop - span.start for chunk, span in enumerate(mine.spans) if chunk not in known)
@@ -242,9 +245,12 @@ class Claimer:
 
         Returns how many of its rows are left to be sent.
         """
-        span, owner = mine.spans[chunk], read_record(ClaimRecord, entry).worker
-        work, journal = self.work, self.work.holder.journal
+        span, claim = mine.spans[chunk], read_record(ClaimRecord, entry)
+        owner, work, journal = claim.worker, self.work, self.work.holder.journal
         assert journal is not None
+        if claim.epoch > mine.epoch:
+            work.holder.lose(mine)  # the next owner is at work already; the watch will say so
+            return 0
         if owner == work.worker.name:
             own = _unsent(journal, mine, chunk)
             self._own(mine, chunk, own)

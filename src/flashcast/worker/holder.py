@@ -150,10 +150,15 @@ class Holder:
                 mine.revision = revision
                 mine.settled = mine.settled or record.settled
         elif mine is not None and record.epoch >= mine.epoch and not mine.settled:
-            mine.lost = True
-            if self.run is not None and mine.ready:
-                self.run.drop(index)
-            self.work.changed.set()
+            self.lose(mine)
+
+    def lose(self, mine: Mine) -> None:
+        """A shard is another worker's now: nothing more of it is sent here."""
+        mine.lost = True
+        # A run that came too late to send anything has books all the same, which are still to be written.
+        if self.run is not None and mine.ready and (self.work.went or self.work.record.go is None):
+            self.run.drop(mine.index)
+        self.work.changed.set()
 
     def _adopt(self, index: int, record: ShardRecord, revision: int, from_worker: str) -> None:
         if self.manifest is None:
@@ -196,6 +201,7 @@ class Holder:
             async with self._opening:  # several shards are prepared at once, and there is one run
                 if self.run is None:
                     self.run = await self.work.hands.call(self._make_run)
+                    self.work.obey()  # before anything is settled: the launch may be aborted by now
             if not self.work.too_late:
                 await self._crew_up(mine.facts.provider)
         except FlashcastError as error:
@@ -316,7 +322,7 @@ class Holder:
         if self.journal is not None:
             self.journal.close()
             # A launch that has ended is in its outcome files; one that goes on may need this journal.
-            ended = self.work.record.go is None or self.work.record.closed_at is not None
+            ended = self.work.record.go is None or self.work.record.closed_at is not None or self.work.outdated
             if ended and not self.work.worker.options.keep:
                 self.journal.path.unlink(missing_ok=True)
 
@@ -359,6 +365,7 @@ class Holder:
         rows = self.rows_by_provider()
         fault = error or next((f for crew in self.crews.values() if (f := crew.fault) is not None), None)
         return Holding(
+            arming=self.work.arming,
             shards=tuple(sorted(index for index, mine in self.mine.items() if mine.open)),
             ready=ready,
             providers={p: self._part(p, rows.get(p, 0)) for p in sorted({*rows, *self.crews})},

@@ -62,11 +62,14 @@ class LaunchWork:
         self.settler = Settler(self)
         self.went = False
         """Whether the lanes have been started."""
+        self.arming = record.arming
+        """What is held here is for this arming, and for no other."""
         self.seen_armed = record.state in (State.ARMING, State.ARMED)
         self.window_ends_ns: int | None = None
         self._caught_up = asyncio.Event()
         self._paused = False
         self._aborted = False
+        self._ending = False
         self._stage_sent = -1
         self._stage_sent_at: float | None = None
         self._lease_ns = 0
@@ -74,6 +77,14 @@ class LaunchWork:
 
     def __repr__(self) -> str:
         return f"<LaunchWork {self.launch} {self.record.state}, {len(self.holder.mine)} shards>"
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the launch was armed anew, perhaps with another snapshot, without this worker's seeing it in between.
+
+        A watch may leave out what changes fast, or while the engine is away.
+        """
+        return self.record.arming != self.arming
 
     # --- what it is told ---------------------------------------------------------------------------------
 
@@ -84,7 +95,7 @@ class LaunchWork:
         self.record, self.revision = record, revision
         self.seen_armed = self.seen_armed or record.state in (State.ARMING, State.ARMED)
         # At once rather than at the next step: GO and abort are what milliseconds are counted for.
-        self._obey()
+        self.obey()
         self.changed.set()
 
     def renew_lease(self, until_ns: int) -> None:
@@ -131,6 +142,7 @@ class LaunchWork:
                 await self.hands.wait_for(self.changed, TICK_S)
                 self.changed.clear()
         finally:
+            self._ending = True
             watching.cancel()
             await self.claimer.stop()
             await self.holder.close()
@@ -147,11 +159,14 @@ class LaunchWork:
 
     async def _step(self) -> bool:
         """One look and what follows from it. Returns whether this launch needs this worker no more."""
-        self._obey()
+        self.obey()
         self.claimer.check()
         record = self.record
         if self.worker.draining:
             return await self._leave()
+        if self.outdated:
+            await self.holder.release_all()
+            return True  # and it begins afresh
         if record.state in HELD or record.settling:
             await self.holder.adjust()
             if record.state is State.ARMING:
@@ -166,8 +181,10 @@ class LaunchWork:
         await self.holder.release_all()
         return True
 
-    def _obey(self) -> None:
+    def obey(self) -> None:
         """Does what the record says to the lanes. Repeatable, and never waits."""
+        if self._ending or self.outdated:
+            return  # GO may be told to one that is leaving, or that has made something else ready
         record, run = self.record, self.holder.run
         if record.go is not None and self.window_ends_ns is None:
             self._open_window()
@@ -193,10 +210,15 @@ class LaunchWork:
         self.claimer.look()
 
     def _open_window(self) -> None:
-        """The window runs on this worker's clock from the moment it saw GO; one that came later goes by the wall."""
+        """The window runs on this worker's clock from the moment it saw GO, which other clocks cannot upset.
+
+        One that came later, or was cut off, goes by the wall.
+        """
         assert self.record.go is not None
-        late_s = 0.0 if self.seen_armed else max(0.0, self.hands.clock.time() - self.record.go.at)
-        self.window_ends_ns = self.hands.clock.monotonic_ns() + int((self.record.window_s - late_s) * 1e9)
+        now_ns = self.hands.clock.monotonic_ns()
+        prompt = self.seen_armed and now_ns < self._lease_ns
+        late_s = 0.0 if prompt else max(0.0, self.hands.clock.time() - self.record.go.at)
+        self.window_ends_ns = now_ns + int((self.record.window_s - late_s) * 1e9)
 
     def _window_left_s(self) -> float:
         assert self.window_ends_ns is not None
@@ -236,7 +258,9 @@ class LaunchWork:
         held = sum(1 for index, (owner, _) in self.owners.items() if index < ref.shards and owner.owner is not None)
         if held < ref.shards or None in owners or not owners <= set(alive):
             return
-        summed = total(self.launch, (alive[owner] for owner in sorted(o for o in owners if o is not None)))
+        beats = [alive[owner] for owner in sorted(o for o in owners if o is not None)]
+        now = [beat for beat in beats if beat.launches.get(self.launch, Holding()).arming == self.arming]
+        summed = total(self.launch, now)
         if summed.ready_workers == len(owners) and summed.shards >= ref.shards:
             await self._transition(Input.READY)
 
@@ -253,6 +277,8 @@ class LaunchWork:
         if self._finished():
             await self.claimer.claim_rest()
             await self.settler.settle()
+        elif self.went:
+            self.settler.settle_complete()
         ref = record.snapshot
         assert ref is not None
         settled = sum(1 for index, (owner, _) in self.owners.items() if index < ref.shards and owner.settled)
@@ -345,6 +371,8 @@ class LaunchWork:
         run = self.holder.run
         if run is not None and self.went and not (run.finished or (self.claimer.idle and run.quiet())):
             return False
+        if not self.settler.idle:
+            return False
         if self._finished():
             await self.claimer.claim_rest()
             await self.settler.settle()
@@ -357,11 +385,12 @@ class LaunchWork:
     async def _transition(self, what: Input, *, update: dict[str, object] | None = None, note: str = "") -> None:
         """A transition that somebody else may have made already; then theirs counts."""
         changes = {"closed_at": self.hands.clock.time()} if what is Input.CLOSE else update or {}
-        expected_stage = self.record.stage
+        expected_stage, expected_arming = self.record.stage, self.arming
 
         def change(record: LaunchRecord) -> LaunchRecord:
             if (
-                (what is Input.STAGE and record.stage != expected_stage)
+                record.arming != expected_arming
+                or (what is Input.STAGE and record.stage != expected_stage)
                 or (what is Input.PAUSE and record.paused is not None)
                 or (what is Input.CLOSE and record.closed_at is not None)
             ):

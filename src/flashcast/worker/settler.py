@@ -3,11 +3,15 @@
 The order is what makes `done` mean something: rows settled in the journal, outcome file and facts written whole, and
 only then the compare-and-swap of the shard's record. A worker that lost the shard in between finds out by that and
 writes what it knows under its own epoch; merging ranks the two (report/settled.py).
+
+A shard is closed as soon as each of its rows has its outcome, while others are still being sent: what is settled cannot
+be lost any more, so of a worker whose machine dies only the shards that it was at work on are unknown.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,6 +20,8 @@ from numpy.typing import NDArray
 from flashcast.campaign.records import ShardRecord, shard_key
 from flashcast.engine.base import EngineUnavailable, RevisionConflictError
 from flashcast.errors import FlashcastError
+from flashcast.model import UnknownPolicy
+from flashcast.outcomes import Outcome
 from flashcast.report.settled import write_facts, write_settled
 from flashcast.worker.facts import worker_facts
 from flashcast.worker.mine import Mine
@@ -23,6 +29,8 @@ from flashcast.worker.mine import Mine
 if TYPE_CHECKING:
     from flashcast.worker.launch_work import LaunchWork
 
+COMPLETE_S: Final = 0.25
+"""Shards that are complete are closed so often: a file for each, and one of facts for all."""
 AGAIN_S: Final = 1.0
 """A file that could not be written (a full disk, a store that does not answer) is tried again so often."""
 
@@ -33,11 +41,53 @@ class Settler:
     def __init__(self, work: LaunchWork) -> None:
         self.work = work
         self._not_before_ns = 0
+        self._look_ns = 0
+        self._closing = False
         self._written: set[tuple[int, int]] = set()
+        self._told_lost: dict[int, set[str]] = {}
+        """By shard the files that say which of its rows this worker has not sent."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no shard is being closed beside the launch's other work."""
+        return not self._closing
+
+    def settle_complete(self) -> None:
+        """Begins to close the shards of which every row has its outcome. Does not wait: the place may be far away."""
+        now_ns = self.work.hands.clock.monotonic_ns()
+        if self._closing or now_ns < self._look_ns:
+            return
+        self._look_ns = now_ns + int(COMPLETE_S * 1e9)
+        complete = [m for m in self.work.holder.mine.values() if m.open and m.ready and self._is_complete(m)]
+        if complete:
+            self._closing = True
+            self.work.worker.spawn(self._settle_complete(complete), f"{self.work.launch} settles")
+
+    def _is_complete(self, mine: Mine) -> bool:
+        record, journal = self.work.record, self.work.holder.journal
+        if journal is None or not mine.exhausted(record.last_stage):
+            return False
+        outcome = journal.outcome[mine.facts.base : mine.facts.base + mine.facts.rows]
+        undone = (outcome == Outcome.UNSENT) | (outcome == Outcome.IN_FLIGHT)
+        if record.unknown_policy is UnknownPolicy.RESEND:
+            undone |= outcome == Outcome.UNKNOWN  # it may be waiting for another try
+        return not undone.any()
+
+    async def _settle_complete(self, complete: list[Mine]) -> None:
+        try:
+            if await self._write(complete, owned=True):
+                await asyncio.gather(*(self._close(mine) for mine in complete if mine.open))
+        except EngineUnavailable:
+            pass  # looked at again
+        finally:
+            self._closing = False
+            self.work.changed.set()
 
     async def settle(self) -> None:
         """Writes and closes every open shard of this worker's."""
         await self.write_lost()
+        if self._closing:
+            return
         ready = [m for m in self.work.holder.mine.values() if m.open and m.resolved and m.ready]
         if not ready or not await self._write(ready, owned=True):
             return
@@ -64,6 +114,18 @@ class Settler:
             mine.written = True
         return True
 
+    async def recall(self, index: int) -> None:
+        """A shard that was lost is ours again: what was told of its unsent rows is no longer so once they are sent.
+
+        Raises EnvironmentFault where the place cannot be reached; nothing may be sent then.
+        """
+        names, ref = self._told_lost.get(index), self.work.record.snapshot
+        if names and ref is not None:
+            place = self.work.hands.outcomes(ref, self.work.launch)
+            for name in sorted(names):
+                await self.work.hands.call(partial(place.delete, name))
+            del self._told_lost[index]
+
     async def _write(self, shards: list[Mine], *, owned: bool) -> bool:
         """Whether the files of ``shards`` are there."""
         work, now_ns = self.work, self.work.hands.clock.monotonic_ns()
@@ -88,11 +150,14 @@ class Settler:
         for mine in shards:
             if (mine.index, mine.epoch) not in self._written or not owned:
                 run.settle_shard(mine.index, owned=owned, claimed=None if owned else _claimed_rows(mine))
-                write_settled(
+                name = write_settled(
                     place, journal, launch=work.launch, snapshot=manifest.digest, shard=mine.index, facts=mine.facts,
                     epoch=mine.epoch, worker=work.worker.name, owned=owned,
                 )  # fmt: skip
-                self._written.add((mine.index, mine.epoch))
+                if owned:  # a file of one that wanted to leave, and could not, is not the last word
+                    self._written.add((mine.index, mine.epoch))
+                else:
+                    self._told_lost.setdefault(mine.index, set()).add(name)
         write_facts(place, worker_facts(work))
 
     async def _close(self, mine: Mine) -> None:

@@ -220,9 +220,11 @@ class Worker:
         self._tasks[record.launch] = self.spawn(self._serve(work), record.launch)
 
     async def _serve(self, work: LaunchWork) -> None:
+        broken = False
         try:
             await work.run()
         except FlashcastError as error:
+            broken = True
             self.fault = f"launch {work.launch}: {error.message}"
             work.error = error
         finally:
@@ -230,7 +232,7 @@ class Worker:
             if not self.options.keep:
                 self.works.pop(work.launch, None)
                 self._tasks.pop(work.launch, None)
-                if work.error is None:
+                if not broken:
                     # It may have been disarmed and armed again while we let go.
                     self._take_up(work.record, work.revision)
             self.soon()
