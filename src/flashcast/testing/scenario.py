@@ -69,7 +69,8 @@ _WEIGHTS: Final = {
 }  # fmt: skip
 _PAIRS: Final = (
     (Kind.PARTITION, Kind.ABORT), (Kind.PARTITION, Kind.PAUSE), (Kind.PARTITION, Kind.ABORT),
-    (Kind.STOP_SENDING, Kind.ABORT), (Kind.STOP, Kind.ABORT), (Kind.STOP, Kind.KILL), (Kind.KILL_SENDING, Kind.KILL_SENDING),
+    (Kind.STOP_SENDING, Kind.ABORT), (Kind.STOP, Kind.ABORT), (Kind.STOP, Kind.KILL),
+    (Kind.KILL_SENDING, Kind.KILL_SENDING),
     (Kind.PARTITION, Kind.STOP), (Kind.KILL, Kind.VOLATILE_LOST), (Kind.STOP, Kind.ENGINE_DOWN),
     (Kind.LEAVE, Kind.KILL), (Kind.KILL_ALL, Kind.JOIN), (Kind.STOP_SENDING, Kind.KILL_SENDING),
 )  # fmt: skip

@@ -94,9 +94,12 @@ class SimulatedHands:
         await asyncio.sleep(seconds)
 
     async def call(self, function: Callable[[], T]) -> T:
-        """See `Hands`: the work is done in one step, after its time."""
+        """See `Hands`: the work is done in one step, after some time, and its end is noticed after some more."""
         await asyncio.sleep(self._random.uniform(*self.call_s))
-        return function()
+        try:
+            return function()
+        finally:
+            await asyncio.sleep(self._random.uniform(*self.call_s))
 
     async def wait_for(self, event: asyncio.Event, timeout_s: float) -> None:
         """See `Hands`."""
