@@ -39,8 +39,8 @@ AHEAD_S: Final = 0.06
 """Claims run so far ahead of sending: some fifty times what an engine takes to answer."""
 AHEAD_CHUNKS_MIN: Final = 2
 AHEAD_CHUNKS_MAX: Final = 16
-LOOK_S: Final = 0.004
-"""How often the queue is looked at while sending: a tenth of what is claimed ahead."""
+LOOK_S: Final = 0.01
+"""How often the queue is looked at while sending: a sixth of what is claimed ahead."""
 RETRY_S: Final = 0.05
 
 

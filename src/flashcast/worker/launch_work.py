@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 TICK_S: Final = 0.05
 """A step at least so often: leases run out and windows close without anything being written."""
+JUDGE_S: Final = 0.1
+"""The misfire guard adds up the fleet's replies so often: twice for each heartbeat of the others."""
 
 
 class LaunchWork:
@@ -67,6 +69,7 @@ class LaunchWork:
         self.seen_armed = record.state in (State.ARMING, State.ARMED)
         self.window_ends_ns: int | None = None
         self._caught_up = asyncio.Event()
+        self._judge_ns = 0
         self._paused = False
         self._aborted = False
         self._ending = False
@@ -325,10 +328,12 @@ class LaunchWork:
                 meaning = MEANINGS[reason_of(provider, reason)]
                 await self._pause(f"{provider} answers {reason}, as it would to every further row. {meaning}")
                 return
-        if terms is None or self.record.guard_off:
+        now_ns = self.hands.clock.monotonic_ns()
+        if terms is None or self.record.guard_off or now_ns < self._judge_ns:
             return
+        self._judge_ns = now_ns + int(JUDGE_S * 1e9)
         # The others by their last heartbeat, this worker as it is now.
-        alive = self.worker.members.alive(self.hands.clock.monotonic_ns())
+        alive = self.worker.members.alive(now_ns)
         beats = [beat for name, beat in alive.items() if name != self.worker.name]
         trip = judge(counted(total(self.launch, [*beats, self.worker.beat(count=False)]).providers), terms)
         if trip is not None:
