@@ -38,6 +38,7 @@ package_of() {
     case $1 in
         h2load | nghttp) echo nghttp2-client ;;
         nghttpd) echo nghttp2-server ;;
+        nginx) echo nginx-light ;;
         node) echo nodejs ;;
         *) echo "$1" ;;
     esac

@@ -41,16 +41,16 @@ def all_commands() -> dict[str, Callable[..., Any]]:
     """The functions behind the commands, by name; those of a group have its name before theirs."""
     from flashcast.cli.main import app
 
-    found = _registered(app, "")
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        found |= _registered(group.typer_instance, f"{group.typer_instance.info.name} ")
-    return found
+    return _registered(app, "")
 
 
 def _registered(app: Any, prefix: str) -> dict[str, Callable[..., Any]]:
     named = ((f"{prefix}{c.name or c.callback.__name__}", c) for c in app.registered_commands if not c.hidden)
-    return {name: c.callback for name, c in named}
+    found = {name: c.callback for name, c in named}
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        found |= _registered(group.typer_instance, f"{prefix}{group.typer_instance.info.name} ")
+    return found
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ COMMANDS = (
     "campaign create", "campaign list", "campaign show", "campaign edit",
     "seal", "arm", "preflight", "approve", "go", "abort", "disarm", "pause", "resume",
     "status", "report", "audit", "worker", "workers",
+    "zombie on", "zombie off", "zombie recover", "zombie status", "zombie watch", "zombie replay",
+    "zombie keys new", "zombie keys show", "zombie demo", "herd forecast", "herd shape",
 )  # fmt: skip
 """In the order of `flashcast --help`. The commands of a group are in one module, which has an ``app`` of its own."""
 

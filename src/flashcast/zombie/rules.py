@@ -1,0 +1,183 @@
+"""The rules file: signals, thresholds, and what each level means for the document. TOML; every key is described here.
+
+docs/reference/zombie-rules.md and its JSON Schema are made from these classes. Decisions know nothing of this file:
+`Rules.table` is all that they see.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field, ValidationError
+from pydantic_core import to_json
+
+from flashcast.errors import InputError
+from flashcast.zombie.bounds import COHORTS_MAX, LIFETIME_S_MAX, SPLITS_MAX
+from flashcast.zombie.document import App, Level, Terms, tidy_schema
+from flashcast.zombie.levels import Table
+from flashcast.zombie.rule_parts import (
+    MEASURES,
+    RULES_MAX,
+    SIGNALS_MAX,
+    HttpSignal,
+    Levels,
+    Look,
+    Name,
+    Part,
+    Recovery,
+    RuleOf,
+    Signal,
+    told,
+)
+
+RULES_BYTES_MAX: Final = 1 << 20
+"""A rules file of 64 rules and 32 signals has 20 KB; messages in 50 languages add 100 KB."""
+REMEDY: Final = "docs/reference/zombie-rules.md tells every key."
+
+
+class Rules(Part):
+    """A rules file."""
+
+    app: App = Field(description="The app whose document it is.")
+    lasts_s: int = Field(
+        3_600,
+        ge=120,
+        le=LIFETIME_S_MAX,
+        description="Seconds a document holds; the controller publishes it anew at half of that. If the controller "
+        "dies, zombie mode ends after that at the latest.",
+    )
+    tick_s: float = Field(1.0, ge=0.05, le=60, description="Seconds from one decision to the next.")
+    look_s: float = Field(
+        10.0,
+        ge=0.1,
+        le=600,
+        description="Seconds from one look at the published document to the next: people publish too.",
+    )
+    cohorts: tuple[Annotated[int, Field(ge=2, le=COHORTS_MAX)], ...] = Field(
+        (), max_length=SPLITS_MAX, description="Splits to publish beside the document, for clients that do not hash."
+    )
+    levels: Levels = Field(default_factory=Levels, description="What each level means for the document.")
+    recovery: Recovery = Field(default_factory=Recovery, description="How users are let back in.")
+    signals: dict[Name, Signal] = Field(default_factory=dict, max_length=SIGNALS_MAX, description="What is looked at.")
+    rules: dict[Name, RuleOf] = Field(default_factory=dict, max_length=RULES_MAX, description="What follows from it.")
+
+    @property
+    def table(self) -> Table:
+        """What decisions are made from."""
+        shielded = self.levels.shielded
+        return Table(
+            rules=tuple(
+                rule.compiled(name, self.signals[rule.signal.partition(".")[0]].stale_s)
+                for name, rule in self.rules.items()
+            ),
+            shielded_min_s=shielded.min_s if shielded else 0.0,
+            zombie_min_s=self.levels.zombie.min_s,
+            step_min_s=self.recovery.step_min_s,
+            back_min_s=self.recovery.back_min_s,
+            shielded_buckets=shielded.buckets if shielded else 0,
+            zombie_buckets=self.levels.zombie.buckets,
+            steps=self.recovery.steps,
+        )
+
+    def look(self, level: Level) -> Look:
+        """What a level means for the document. Raises InputError where the file does not say."""
+        found = self.levels.shielded if level is Level.SHIELDED else self.levels.zombie
+        if found is None:
+            raise InputError("levels.shielded: is missing", remedy="Say what shielded means, or name features.")
+        return found
+
+    def terms(self, level: Level, buckets: int, *, origin: Level, salt: str, incident: str) -> Terms:
+        """The document's terms. ``origin`` is the level whose features are off; it differs while recovering."""
+        if level is Level.NORMAL:
+            normal = self.levels.normal
+            return Terms(
+                app=self.app, salt=salt, incident=incident, poll_s=normal.poll_s, poll_jitter_s=normal.poll_jitter_s,
+                cohorts=self.cohorts,
+            )  # fmt: skip
+        look = self.look(origin)
+        return Terms(
+            app=self.app, level=level, buckets=buckets, salt=salt, off=look.off, keep=look.keep, writes=look.writes,
+            drain_s=look.drain_s, wait_s=look.wait_s, poll_s=look.poll_s, poll_jitter_s=look.poll_jitter_s,
+            message=look.message, incident=incident, cohorts=self.cohorts,
+        )  # fmt: skip
+
+    def faults(self) -> Iterator[str]:
+        """What cannot be meant though each key is possible by itself."""
+        yield from self._signal_faults()
+        levels, looks = self.levels, {"zombie": self.levels.zombie}
+        if levels.shielded is not None:
+            looks["shielded"] = levels.shielded
+            if levels.shielded.share > levels.zombie.share:
+                yield (
+                    f"levels.zombie.share: {levels.zombie.share:g} is less than the share of shielded "
+                    f"({levels.shielded.share:g}): to raise the level would lower protection"
+                )
+        for name, look in looks.items():
+            terms = self.terms(Level(name), look.buckets, origin=Level(name), salt="0", incident="")
+            yield from (f"levels.{name}: {problem}" for problem in terms.problems())
+            if (late := look.poll_s + look.poll_jitter_s) > self.recovery.step_min_s:
+                yield (
+                    f"recovery.step_min_s: {self.recovery.step_min_s:g} is less than poll_s + poll_jitter_s of "
+                    f"levels.{name} ({late}): a step would be judged before apps have heard of it"
+                )
+
+    def _signal_faults(self) -> Iterator[str]:
+        for name, rule in self.rules.items():
+            source, _, measure = rule.signal.partition(".")
+            signal = self.signals.get(source)
+            if signal is None:
+                known = ", ".join(self.signals) or "none"
+                yield f"rules.{name}.signal: there is no signal {source!r}; there is: {known}"
+            elif isinstance(signal, HttpSignal) and measure not in MEASURES:
+                ways = ", ".join(f"{source}.{one}" for one in MEASURES)
+                yield f"rules.{name}.signal: {rule.signal!r} does not say what to look at: one of {ways}"
+            elif measure and not isinstance(signal, HttpSignal):
+                yield f"rules.{name}.signal: {rule.signal!r}: {source} has one value only; write {source!r}"
+            if rule.level == "shielded" and self.levels.shielded is None:
+                yield f"rules.{name}.level: shielded, and levels.shielded does not say what that means"
+
+
+def load_rules(path: Path) -> Rules:
+    """The rules in a TOML file. Raises InputError with everything that is wrong."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(RULES_BYTES_MAX + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", remedy="Give the path of a TOML file.") from None
+    return parse_rules(data, str(path))
+
+
+def parse_rules(data: bytes, where: str = "rules.toml") -> Rules:
+    """As `load_rules`, of the bytes of a file that is called ``where``."""
+    if len(data) > RULES_BYTES_MAX:
+        raise InputError(f"{where} has more than {RULES_BYTES_MAX:,} bytes: these are no rules", remedy=REMEDY)
+    try:
+        raw = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{where} is no TOML: {error}", remedy=REMEDY) from None
+    return rules_of(raw, where)
+
+
+def rules_of(raw: Mapping[str, Any], where: str = "the rules file") -> Rules:
+    """The rules from plain values. Raises InputError with everything that is wrong."""
+    try:
+        rules = Rules.model_validate_json(to_json(raw, inf_nan_mode="strings"))
+    except ValidationError as error:
+        found = [told(fault) for fault in error.errors(include_url=False)]
+    except ValueError:
+        found = ["it has a text that is no Unicode"]
+    else:
+        found = list(rules.faults())
+        if not found:
+            return rules
+    raise InputError("\n".join([f"{where} is wrong:", *(f"  {fault}" for fault in found)]), remedy=REMEDY)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a rules file, for editors that complete and check TOML."""
+    schema = Rules.model_json_schema()
+    tidy_schema(schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Rules of zombie mode"}
