@@ -262,8 +262,9 @@ def record(
     for visit in visits(p):
         for ask in visit.asks:
             at = visit.at_s + ask.after_s
-            room[int(at)] += 1
-            good = room[int(at)] <= p.capacity_rps * served
+            bin_ = int((at + 0.1) / measure.BIN_S)
+            room[bin_] += 1
+            good = room[bin_] <= p.capacity_rps * measure.BIN_S * served
             if ask.kind == "write":
                 writes += 1
                 found.applied.update({ask.op: (1 + (writes <= twice), at + 0.1)} if writes > lost else {})

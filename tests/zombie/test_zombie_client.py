@@ -760,6 +760,58 @@ def wait(condition: Callable[[], bool]) -> None:
         pause.wait(0.005)
 
 
+def test_many_threads_write_at_once_and_each_write_is_applied_once(place: Place, tmp_path: Path) -> None:
+    options = Options(app="shop", base_url=place.url, trusted=[KEY.public], user="u1", path=tmp_path / "z.db")
+    place.answers = [(503, {"Retry-After": "0"}), (200, {}), (200, {"lost": "yes"}), (200, {})] * 10
+    taken: list[str] = []
+    clock = FixedClock(NOW)
+    client = ZombieClient(options, clock=clock)
+
+    def app() -> None:
+        for _ in range(20):
+            taken.append(client.write("feed", HttpRequest("POST", f"{place.url}/w")).id)
+
+    threads = [threading.Thread(target=app) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads) or client.pending():
+        clock.advance(min(client.step(), 5.0))
+    client.close()
+    assert len(set(taken)) == 120
+    assert place.applied == dict.fromkeys(taken, 1)
+
+
+def test_a_step_that_fails_ends_no_loop(kind: str, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    options = Options(app="shop", base_url=place.url, trusted=[KEY.public], user="u1")
+    failed = threading.Event()
+
+    def fails() -> Any:
+        failed.set()
+        raise ZeroDivisionError
+
+    async def asynchronous() -> None:
+        client = await AsyncZombieClient.open(options)
+        client.session.next, real = fails, client.session.next  # type: ignore[method-assign]
+        async with client:
+            while not failed.is_set():
+                await asyncio.sleep(0)
+            client.session.next = real  # type: ignore[method-assign]
+            while not client.statistics().news:
+                client.poll_soon()
+                await asyncio.sleep(0)
+
+    if kind == "async":
+        asyncio.run(asynchronous())
+    else:
+        client = ZombieClient(options)
+        client.session.next, real = fails, client.session.next  # type: ignore[method-assign]
+        with client:
+            wait(failed.is_set)
+            client.session.next = real  # type: ignore[method-assign]
+            wait(lambda: client.poll_soon() or bool(client.statistics().news))  # type: ignore[func-returns-value]
+    assert "a step of the zombie client failed" in caplog.text
+
+
 def test_a_loop_that_is_closed_while_a_server_is_silent_ends(kind: str, place: Place, tmp_path: Path) -> None:
     place.way = WAYS["says nothing"]
     options = Options(app="shop", base_url=place.url, trusted=[KEY.public], user="u1", path=tmp_path / "z.db")
@@ -819,6 +871,20 @@ def test_a_write_whose_caller_is_cancelled_goes_on(place: Place, tmp_path: Path)
         session = Session(options)
         assert session.pending() == []
         session.close()
+
+    asyncio.run(main())
+
+
+def test_a_transport_that_gives_something_to_await_is_awaited(place: Place) -> None:
+    async def answer(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, {}, sealed(zombie()))
+
+    async def main() -> None:
+        options = Options(app="shop", base_url=place.url, trusted=[KEY.public], user="u1")
+        client = await AsyncZombieClient.open(options, transport=lambda request: answer(request), clock=FixedClock(NOW))
+        await client.step()
+        assert client.is_off("feed")
+        await client.close()
 
     asyncio.run(main())
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from certificates import make_certificates
 from zombie_server import Place, Way, says, serving, status, without_an_answer
 
+from flashcast.zombie.client import http
 from flashcast.zombie.client.http import HttpRequest, TransportError, urllib_transport
 
 WAYS = without_an_answer()
@@ -62,6 +66,22 @@ def test_a_server_that_accepts_nothing_ends_at_the_deadline() -> None:
 def test_a_status_line_counts_whatever_breaks_off_after_it(place: Place) -> None:
     place.way = says(b"HTTP/1.1 200 OK\r\nContent-Le")
     assert urllib_transport(HttpRequest("GET", f"{place.url}/shop.json")).status == 200
+
+
+def test_tls_is_spoken_and_has_the_same_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificates = make_certificates(tmp_path)
+    monkeypatch.setattr(http, "_TLS", [ssl.create_default_context(cafile=certificates.ca_file)])
+    with serving(certificates.server_context()) as secure:
+        request = HttpRequest("GET", f"{secure.url}/shop.json", timeout_s=0.5)
+        secure.way = status(200, b"body")
+        assert urllib_transport(request).body == b"body"
+        for name in ("drips headers", "drips a body", "says nothing", "breaks off in the body"):
+            secure.way = WAYS[name]
+            with pytest.raises(TransportError):
+                urllib_transport(request)
+        monkeypatch.setattr(http, "_TLS", [])
+        with pytest.raises(TransportError, match="CERTIFICATE_VERIFY_FAILED"):
+            urllib_transport(request)
 
 
 def test_writes_carry_their_body_and_headers(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -171,14 +172,16 @@ def without_an_answer() -> dict[str, Way]:
 
 
 @contextmanager
-def serving() -> Iterator[Place]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Place]:
     """The server, at ``Place.url`` on loopback."""
     place = Place()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"place": place}))
     server.daemon_threads = True
     # What a failing handler throws is part of the failing.
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    place.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    place.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01))
     thread.start()
     try:

@@ -19,7 +19,7 @@ from flashcast.zombie.client.http import (
     urllib_transport,
 )
 from flashcast.zombie.client.options import Options, Written
-from flashcast.zombie.client.session import Session, Step
+from flashcast.zombie.client.session import IDLE_S_MAX, Session, Step
 from flashcast.zombie.client.shell import Shell
 
 T = TypeVar("T")
@@ -73,7 +73,13 @@ class AsyncZombieClient(Shell):
 
     async def step(self) -> float:
         """Does what is due, one request at most. Returns the seconds until more will be; 0 to be called at once."""
-        step = await asyncio.to_thread(self.session.next)
+        deciding = asyncio.ensure_future(asyncio.to_thread(self.session.next))
+        try:
+            step = await asyncio.shield(deciding)
+        except asyncio.CancelledError:
+            # The thread decides all the same; what it takes is given back.
+            deciding.add_done_callback(lambda done: self.session.release(done.result()))
+            raise
         if step.request is None:
             return step.idle_s
         try:
@@ -87,7 +93,11 @@ class AsyncZombieClient(Shell):
     async def _loop(self) -> None:
         while True:
             self._wake.clear()
-            idle_s = await self.step()
+            try:
+                idle_s = await self.step()
+            except Exception:  # noqa: BLE001 - whatever it is, an app that hears no more of it is worse
+                _LOG.exception("a step of the zombie client failed")
+                idle_s = IDLE_S_MAX
             if idle_s > 0:
                 try:
                     await asyncio.wait_for(self._wake.wait(), idle_s)
@@ -95,10 +105,11 @@ class AsyncZombieClient(Shell):
                     pass
 
     async def _sent(self, request: HttpRequest) -> HttpResponse:
-        if not self._is_async:
-            response: HttpResponse = await asyncio.to_thread(self._transport, request)
-            return response
-        return await asyncio.wait_for(self._transport(request), request.timeout_s)
+        answer: Any = self._transport(request) if self._is_async else await asyncio.to_thread(self._transport, request)
+        if inspect.isawaitable(answer):
+            answer = await asyncio.wait_for(answer, request.timeout_s)
+        response: HttpResponse = answer
+        return response
 
     async def _carried(self, step: Step) -> HttpResponse | None:
         try:

@@ -34,7 +34,7 @@ from flashcast.zombie.client.writes import Fate, Queue, Write, fate_of
 from flashcast.zombie.keys import trusted
 
 _LOG: Final = logging.getLogger("flashcast.zombie")
-_IDLE_S_MAX: Final = 60.0
+IDLE_S_MAX: Final = 60.0
 """Also with nothing to do it looks up once a minute: clocks are set, machines sleep."""
 _SECRET: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 _WRITE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -179,7 +179,7 @@ class Session:
         with self._core_lock:
             at += [self._core.next_poll_at, self._core.changes_at(now) if waits else None]
         soonest = min(time for time in at if time is not None)
-        return Step(idle_s=min(max(soonest - now, 0.0), _IDLE_S_MAX))
+        return Step(idle_s=min(max(soonest - now, 0.0), IDLE_S_MAX))
 
     def done(self, step: Step, response: HttpResponse | None) -> tuple[Fate, Write] | None:
         """Takes the answer to a step's request, None where there was none. Disk.

@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeVar
 from flashcast.zombie.client.core import Action, Decision
 from flashcast.zombie.client.http import HttpRequest, HttpResponse, Transport, TransportError, urllib_transport
 from flashcast.zombie.client.options import Options, Written
-from flashcast.zombie.client.session import Session, Step
+from flashcast.zombie.client.session import IDLE_S_MAX, Session, Step
 from flashcast.zombie.client.shell import Shell
 
 T = TypeVar("T")
@@ -69,7 +69,11 @@ class ZombieClient(Shell):
     def _loop(self) -> None:
         while not self._ending.is_set():
             self._wake.clear()
-            idle_s = self.step()
+            try:
+                idle_s = self.step()
+            except Exception:  # noqa: BLE001 - whatever it is, an app that hears no more of it is worse
+                _LOG.exception("a step of the zombie client failed")
+                idle_s = IDLE_S_MAX
             if idle_s > 0 and not self._ending.is_set():
                 self._wake.wait(idle_s)
 
