@@ -255,6 +255,24 @@ def lifecycle_picture() -> str:
     return str(module.diagram())
 
 
+def herd_keys() -> str:
+    """Every key of a herd scenario."""
+    from flashcast.zombie.herd.scenario import Scenario
+
+    rows = [
+        (f"`{name}`", _default(field), _cell(field.description or "")) for name, field in Scenario.model_fields.items()
+    ]
+    return _table(("key", "default", "what it is"), rows)
+
+
+def herd_figures() -> str:
+    """Every parameter of the herd experiment."""
+    from flashcast.zombie.experiment.parameters import DEFAULT
+
+    rows = [(f"`{name}`", f"`{value}`") for name, value in DEFAULT.as_dict().items()]
+    return _table(("parameter", "value"), rows)
+
+
 def _documented(enum: Any) -> list[tuple[Any, str]]:
     """The members of an enum, each with the docstring that follows it in the source."""
     body = ast.parse(inspect.getsource(enum)).body[0]
@@ -294,6 +312,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "limits": ("limits.md", limits),
     "states": ("lifecycle.md", states),
     "transitions": ("lifecycle.md", transitions),
+    "herd keys": ("herd.md", herd_keys),
+    "herd figures": ("herd.md", herd_figures),
 }
 PICTURES: dict[str, Callable[[], str]] = {"lifecycle.svg": lifecycle_picture}
 """Whole files."""

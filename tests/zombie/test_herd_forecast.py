@@ -162,6 +162,12 @@ class TestTheAdvice:
         assert (f.load - relieved * buckets / 1_000 <= room + 1e-6).all()
         assert (f.load - relieved * (buckets - 1) / 1_000 > room).any()
 
+    def test_a_shield_is_raised_early_enough_for_apps_to_hear_of_it(self) -> None:
+        for poll_s, raise_at_s in ((60.0, -55.0), (2.0, 0.0)):
+            shield = advise(forecast(scenario_of(SUPERBOWL | {"poll_s": poll_s}))).shield
+            assert shield is not None
+            assert (shield.needed_from_s, shield.raise_at_s) == (5.0, raise_at_s)
+
     def test_shield_way_back_and_drain_together_stay_within_the_usable_capacity(self) -> None:
         f = forecast(scenario_of(SUPERBOWL))
         shield = advise(f).shield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,12 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from level_data import BAD, GOOD, NOTHING, SLOW, TABLE, Story
+from watch_data import Watch
+from zombie_data import NOW
 
 from flashcast.errors import InputError
 from flashcast.zombie.document import Level
 from flashcast.zombie.judging import Reading
 from flashcast.zombie.levels import Order, State, Table, decide
+from flashcast.zombie.rules import load_rules
 from flashcast.zombie.trace import TraceWriter, read_trace, replay, replay_file
+
+INCIDENT = Path(__file__).parent / "incident.jsonl"
+"""Recorded by `flashcast zombie demo` in its run without zombie mode: the service collapses and does not come back."""
+EXPERIMENT = Path(__file__).parents[2] / "examples" / "zombie" / "experiment.toml"
 
 
 def recorded(path: Path, story: Story, script: list[tuple[dict[str, Reading], int]], **options: int) -> TraceWriter:
@@ -144,3 +152,31 @@ def test_a_table_of_a_recording_is_the_table(tmp_path: Path) -> None:
     recorded(tmp_path / "t", Story(), [(GOOD, 1)])
     start = json.loads((tmp_path / "t").read_text().splitlines()[0])
     assert Table.model_validate_json(json.dumps(start["table"])) == TABLE
+
+
+def test_an_incident_of_the_experiment_is_decided_alike_live_and_replayed(tmp_path: Path) -> None:
+    said = load_rules(EXPERIMENT)
+    replayed = replay_file(INCIDENT, said.table)
+    (change,) = replayed.changes
+    assert (change.level, change.buckets) == ("zombie", 1000)
+    # The push goes out at 4 s; errors are above 5 a second from 8 s on.
+    assert 8 < change.at < 10
+
+    async def live() -> list[tuple[str, int, str]]:
+        watch = await Watch(tmp_path, said=said).begins()
+        decided = []
+        for line in map(json.loads, INCIDENT.read_text().splitlines()):
+            watch.clock.advance(NOW + line.pop("t") - watch.clock.time())
+            watch.dials.values = line
+            decision = watch.controller.tick()
+            await watch.controller.settle()
+            decided.append((decision.state.level.value, decision.state.buckets, decision.why.value))
+        return decided
+
+    decided = asyncio.run(live())
+    again = replay_file(tmp_path / "kept.trace.jsonl", said.table)
+    assert (again.compared, again.different, again.same_rules) == (len(decided), 0, True)
+    assert [(one.level, one.why, one.at - NOW) for one in again.changes] == [
+        (change.level, change.why, pytest.approx(change.at, abs=1e-3))
+    ]
+    assert decided[-1] == (replayed.state.level.value, replayed.state.buckets, "held_unclear")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from certificates import make_certificates
 from zombie_server import Place, Way, says, serving, status, without_an_answer
 
+from certificates import make_certificates
 from flashcast.zombie.client import http
 from flashcast.zombie.client.http import HttpRequest, TransportError, urllib_transport
 

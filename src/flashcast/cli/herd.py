@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 ScenarioArgument = Annotated[
-    Path | None, typer.Argument(help="A TOML file with the scenario's keys (docs/guides/herd.md). Options win over it.")
+    Path | None, typer.Argument(help="A TOML file with the scenario's keys (docs/reference/herd.md). Options win.")
 ]
 AudienceOption = Annotated[int | None, typer.Option(help="Devices that get the push.")]
 PushOption = Annotated[float | None, typer.Option("--push-s", help="How long sending takes, in seconds (default 5).")]

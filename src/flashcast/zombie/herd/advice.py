@@ -10,13 +10,13 @@ All of it aims below the usable capacity, which is the stated one less the headr
   ``drain_share`` of the capacity, and no more than half of what the everyday load leaves.
 
 An app hears of a document within its poll interval, so a shield is raised that much before it is needed: at the latest
-at GO, because the first thing an opened app asks for is the document.
+at GO, because the first thing an opened app asks for is the document. Often that is before GO.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -45,10 +45,12 @@ class Step:
 class Shield:
     """A share of users in zombie mode, in whole buckets, and the way back. Times in seconds since GO.
 
-    ``needed_from_s`` is when the load would pass the usable capacity; ``clear`` whether the axis saw everybody back.
+    ``needed_from_s`` is when the load would pass the usable capacity; ``raise_at_s`` when to raise the shield, so that
+    apps in use have heard by then (negative: before GO); ``clear`` whether the axis saw everybody back.
     """
 
     buckets: int
+    raise_at_s: float
     needed_from_s: float
     steps: tuple[Step, ...]
     clear: bool
@@ -189,10 +191,11 @@ def _shield(f: Forecast, buckets: int) -> Shield:
     needed_from_s = float(f.t_s[int(np.argmax(f.load > usable * f.step_s))])
     steps = _way_back(f, 1 - buckets / BUCKETS, (usable - drain_rps) * f.step_s)
     clear = bool(steps) and steps[-1].back == 1.0
-    held = Shield(buckets, needed_from_s, steps, clear, 0.0, 0.0, drain_rps)
+    raise_at_s = min(needed_from_s - s.poll_s, 0.0)
+    held = Shield(buckets, raise_at_s, needed_from_s, steps, clear, 0.0, 0.0, drain_rps)
     queued = float((f.opens * (1 - held.back_at(f.t_s))).sum() * s.writes_per_open)
     drain_s = math.ceil(queued / drain_rps / DRAIN_ROUND_S) * DRAIN_ROUND_S if drain_rps > 0 else 0.0
-    return Shield(buckets, needed_from_s, steps, clear and drain_rps > 0, queued, drain_s, drain_rps)
+    return replace(held, clear=clear and drain_rps > 0, queued_writes=queued, drain_s=drain_s)
 
 
 def _way_back(f: Forecast, open_share: float, room: float) -> tuple[Step, ...]:
@@ -222,6 +225,7 @@ def advice_document(advice: Advice) -> dict[str, Any]:
         else {
             "buckets": shield.buckets,
             "share": shield.share,
+            "raise_at_s": shield.raise_at_s,
             "needed_from_s": shield.needed_from_s,
             "until_s": shield.until_s,
             "steps": [{"at_s": step.at_s, "back": step.back} for step in shield.steps],

@@ -198,8 +198,8 @@ def _shield_lines(advice: Advice) -> list[str]:
         return [f"A shield is not enough: {advice.why['shield']}."]
     steps = ", ".join(f"{step.back:.0%} at {step.at_s:,.0f} s" for step in shield.steps)
     held = (
-        f"Shield: {shield.share:.1%} of users ({shield.buckets} buckets) at GO; needed from "
-        f"{shield.needed_from_s:,.0f} s. Back: {steps or 'not within this forecast'}."
+        f"Shield: {shield.share:.1%} of users ({shield.buckets} buckets) from {_at(shield.raise_at_s)} on; needed from "
+        f"{shield.needed_from_s:,.0f} s after. Back: {steps or 'not within this forecast'}."
     )
     lines = [held]
     if shield.clear:
@@ -210,6 +210,10 @@ def _shield_lines(advice: Advice) -> list[str]:
     else:
         lines.append("The forecast ends before everybody is back: look further with horizon_s, or add capacity.")
     return lines
+
+
+def _at(seconds: float) -> str:
+    return "GO" if seconds > -0.5 else f"{-seconds:,.0f} s before GO"
 
 
 def _interesting_s(f: Forecast, advice: Advice) -> float:

@@ -19,7 +19,7 @@ BINS_MAX: Final = 200_000
 FILE_BYTES_MAX: Final = 1 << 20
 POINTS_MAX: Final = 10_000
 """Points of an open curve given as a table."""
-REMEDY: Final = "docs/guides/herd.md tells every key."
+REMEDY: Final = "docs/reference/herd.md tells every key."
 
 
 class Scenario(BaseModel):
