@@ -369,7 +369,8 @@ def unfinished_launch(state: StateFolder, launch: str | None) -> Path:
         return folder
     for name in reversed(state.launches()):
         folder = state.launch_folder(name)
-        if journals(folder) and _went_live(folder):
+        # A folder without a note is of a fleet's launch, which workers take over.
+        if (folder / LAUNCH).exists() and journals(folder) and _went_live(folder):
             return folder
     raise InputError(f"no launch in {state.path} was interrupted", remedy="`flashcast report --list` shows all.")
 

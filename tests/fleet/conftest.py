@@ -43,12 +43,11 @@ def medium_disk(tmp_path: Path) -> Iterator[Path]:
 
 def _disk(folder: Path, size: int) -> Iterator[Path]:
     folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "flashcast-test", str(folder)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if made.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {made.stderr.strip()}")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "flashcast-test", str(folder)]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small disk cannot be mounted here, which takes root: {getattr(error, 'stderr', error)}")
     try:
         yield folder
     finally:

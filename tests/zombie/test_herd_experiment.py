@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from level_data import TABLE
+from typer.testing import CliRunner
 
+from flashcast.cli.main import app
 from flashcast.zombie.client.http import HttpRequest, HttpResponse
 from flashcast.zombie.document import Level, Writes
-from flashcast.zombie.experiment import measure, show
+from flashcast.zombie.experiment import demo, measure, show
 from flashcast.zombie.experiment.conductor import Record
 from flashcast.zombie.experiment.document_server import Files
 from flashcast.zombie.experiment.parameters import DEFAULT, Parameters, parameters_of
@@ -335,3 +337,35 @@ class TestTheFigures:
         found.signals = [{"t": tick * 0.25, **signals} for tick in range(40)]
         replayed = replay((line.encode() for line in found.trace().splitlines(keepends=True)), TABLE)
         assert replayed.ticks == 40
+
+
+class TestTheCommand:
+    """`flashcast zombie demo`, with runs as they might have been."""
+
+    @pytest.fixture
+    def runs(self, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+        found = [record(zombie=False, served=0.0, lost=4), record()]
+
+        def run(p: Parameters, *, zombie: bool, folder: Path, progress: object) -> Record:
+            return found[zombie]
+
+        monkeypatch.setattr(demo, "run", run)
+        return found
+
+    def test_it_prints_both_runs_and_writes_what_came_of_them(self, runs: list[Record], tmp_path: Path) -> None:
+        done = CliRunner().invoke(app, ["zombie", "demo", "--out", str(tmp_path / "out")])
+        assert done.exit_code == 0, done.output
+        assert "with: none is applied twice" in done.stdout
+        assert "Seed 1" in done.stdout, "its parameters are printed"
+        assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
+            [demo.PICTURE, demo.SUMMARY, *demo.TRACES]
+        )
+
+    def test_what_it_was_to_show_and_did_not_is_its_exit_code(self, runs: list[Record], tmp_path: Path) -> None:
+        runs[1] = record(lost=1)
+        runs[1].late_s = 3.2
+        done = CliRunner().invoke(app, ["zombie", "demo", "--out", str(tmp_path), "--json"])
+        assert done.exit_code == 1
+        document = json.loads(done.stdout)
+        assert [one["name"] for one in document["conditions"] if not one["holds"]] == ["with: no write is lost"]
+        assert "3.2 s late" in done.stderr

@@ -11,13 +11,13 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from level_data import TABLE, rule
+from typer.testing import CliRunner
 
-from flashcast.zombie.document import Level
+from flashcast.cli.main import app
 from flashcast.zombie.experiment import demo as module
 from flashcast.zombie.experiment.demo import Demo, demo
 from flashcast.zombie.experiment.parameters import DEFAULT
-from flashcast.zombie.trace import read_trace, replay
+from flashcast.zombie.trace import read_trace
 
 pytestmark = pytest.mark.slow
 
@@ -68,37 +68,50 @@ def test_with_it_goodput_stays_near_the_capacity(done: Demo) -> None:
 def test_everything_is_written_down_and_can_be_read(done: Demo, out: Path) -> None:
     assert sorted(file.name for file in done.files) == sorted([module.PICTURE, module.SUMMARY, *module.TRACES])
     ET.parse(out / module.PICTURE)
-    assert json.loads((out / module.SUMMARY).read_text(encoding="utf-8")) == done.document
+    assert json.loads((out / module.SUMMARY).read_text(encoding="utf-8")) == json.loads(json.dumps(done.document))
     for name in module.TRACES:
         ticks = list(read_trace((out / name).read_bytes().splitlines(keepends=True)))
         assert len(ticks) > 20
 
 
-def test_a_controller_that_is_shown_the_collapse_raises_zombie_mode_and_keeps_it(done: Demo, out: Path) -> None:
-    slow = rule("slow", "latency_p95_ms", Level.ZOMBIE, limit=1_000.0, clear=500.0, for_s=1.0)
-    table = TABLE.model_copy(update={"rules": (slow,)})
-    replayed = replay((out / module.TRACES[0]).read_bytes().splitlines(keepends=True), table)
-    assert [change.level for change in replayed.changes] == [Level.ZOMBIE]
+def test_the_examples_rules_raise_zombie_mode_when_they_are_shown_the_collapse(done: Demo, out: Path) -> None:
+    rules = Path(__file__).parents[2] / "examples" / "herd" / "rules.toml"
+    ran = CliRunner().invoke(app, ["zombie", "replay", str(out / module.TRACES[0]), "--rules", str(rules), "--json"])
+    assert ran.exit_code == 0, ran.output
+    assert [change["level"] for change in json.loads(ran.stdout)["changes"]] == ["zombie"], "and keep it to the end"
 
 
-def test_no_process_outlives_its_conductor(tmp_path: Path) -> None:
-    """A conductor that is killed closes its children's standard input: they end by themselves."""
+CHILDREN = {
+    "service": {"database": "service.db", "parameters": DEFAULT.as_dict()},
+    "document_server": {"folder": "."},
+    "herd": {
+        "parameters": DEFAULT.as_dict(), "service_port": 1, "document_port": 1, "trusted": "", "log": "herd.json",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_no_process_outlives_its_conductor(name: str, tmp_path: Path) -> None:
+    """A conductor that is killed closes its children's standard input: they end by themselves, also in mid-run."""
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("this system cannot wait for a process that is not a child")
     code = (
-        "import sys\n"
+        "import sys, time\n"
         "from flashcast.zombie.experiment.children import Child\n"
-        f"with Child('document_server', {{'folder': {str(tmp_path)!r}}}) as child:\n"
+        f"with Child({name!r}, {CHILDREN[name]!r}) as child:\n"
+        "    child.tell({'start': time.monotonic(), 'epoch': 1.0})\n"
         "    print(child._process.pid, flush=True)\n"
         "    sys.stdin.readline()\n"
     )
-    if not hasattr(os, "pidfd_open"):
-        pytest.skip("this system cannot wait for a process that is not a child")
-    conductor = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    conductor = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
     assert conductor.stdout is not None
     child = os.pidfd_open(int(conductor.stdout.readline()))
     try:
         conductor.kill()
         conductor.communicate()
-        ended, _, _ = select.select([child], [], [], 60)
-        assert ended == [child]
+        ended, _, _ = select.select([child], [], [], DEFAULT.length_s / 2)
+        assert ended == [child], "long before the run would be over"
     finally:
         os.close(child)

@@ -158,3 +158,12 @@ class TestShapeCommand:
     def test_nothing_to_write_is_told(self) -> None:
         done = herd("shape", "--audience", 100_000)
         assert done.exit_code == 2
+
+
+def test_the_guides_forecast_is_what_the_example_gives() -> None:
+    root = Path(__file__).parents[2]
+    done = herd("forecast", root / "examples" / "herd" / "scenario.toml")
+    assert done.exit_code == 0, done.output
+    guide = (root / "docs" / "guides" / "herd.md").read_text(encoding="utf-8")
+    said = [line for line in done.stdout.splitlines() if line.endswith(".")]
+    assert [line for line in said if f"    {line}\n" not in guide] == []

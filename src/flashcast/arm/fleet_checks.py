@@ -53,7 +53,7 @@ def approval(facts: Facts) -> Iterator[Check]:
     elif (given.campaign_digest, given.snapshot_digest) != (record.campaign_digest, snapshot):
         told = f"{given.by} approved another campaign or snapshot than this launch has now"
         yield Check("approval", Level.FAIL, told, remedy)
-    elif given.by == facts.operator:
+    elif given.by.casefold() == facts.operator.casefold():
         yield Check("approval", Level.FAIL, f"{given.by} approved it and would press GO alone", remedy)
     else:
         yield Check("approval", Level.OK, f"approved by {given.by}")

@@ -25,6 +25,7 @@ from flashcast.campaign.lifecycle import Input, State
 from flashcast.campaign.records import AuditEntry, LaunchRecord, SnapshotRef
 from flashcast.deliver.journal import JournalReader, journals
 from flashcast.errors import LifecycleError, SnapshotError
+from flashcast.limits import NOTE_CHARS_MAX
 from flashcast.model import Provider
 from flashcast.outcomes import Reason
 from flashcast.report.charts import charts
@@ -255,7 +256,7 @@ def _warnings(
         yield f"Left out: {fault}."
     for worker in workers:
         yield from (f"{worker.worker}: {text}" for text in worker.warnings)
-        yield from (f"{worker.worker} paused by itself: {why}" for why in worker.paused if why not in in_trail)
+        yield from (f"{worker.worker} paused by itself: {why}" for why in worker.paused if why[:NOTE_CHARS_MAX] not in in_trail)
 
 
 def _shards(numbers: Sequence[int]) -> str:

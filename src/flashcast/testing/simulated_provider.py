@@ -159,6 +159,8 @@ class _Peer:
         """The highest stream opened, and of those judged: what was judged is not disowned later."""
         self._judged = 0
         self._closed = False
+        self._left = False
+        """Whether the client has said GOAWAY."""
         mood = provider.mood
         config = h2.config.H2Configuration(
             client_side=False,
@@ -224,8 +226,11 @@ class _Peer:
             self._waiting.discard(event.stream_id)
         elif isinstance(event, h2.events.SettingsAcknowledged):
             self._unacknowledged -= 1
-        elif isinstance(event, h2.events.ConnectionTerminated) and event.error_code:
-            self._malformed(f"GOAWAY with code {event.error_code}")
+        elif isinstance(event, h2.events.ConnectionTerminated):
+            self._left = True  # whatever it still waited for, it does no more
+            self._waiting.clear()
+            if event.error_code:
+                self._malformed(f"GOAWAY with code {event.error_code}")
 
     def _open_windows(self, event: h2.events.DataReceived) -> None:
         if event.flow_controlled_length:
@@ -401,7 +406,7 @@ class _Peer:
 
     def change_settings(self, streams: int, window: int, table: int) -> None:
         """Announces other limits; they hold from the client's acknowledgement on."""
-        if not self._closed and self._last is None and not self._unacknowledged:
+        if not (self._closed or self._left or self._unacknowledged) and self._last is None:
             self._streams = streams
             changed = {
                 _CODES.MAX_CONCURRENT_STREAMS: streams, _CODES.INITIAL_WINDOW_SIZE: window,
@@ -423,7 +428,7 @@ class _Peer:
 
     def go_away(self, last: int | None = None) -> None:
         """Says GOAWAY with ``last``, or with a stream drawn from the last one judged to the last one opened."""
-        if self._closed or self._last is not None:
+        if self._closed or self._left or self._last is not None:
             return
         if last is None:
             last = self._highest if self._coin() else max(self._judged, 0)

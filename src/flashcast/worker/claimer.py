@@ -232,12 +232,13 @@ class Claimer:
         # What is claimed is dealt with; a claim that comes in from now on is met when ours fails.
         mine.dealt = set(known)
         mine.resolved = True
-        self.take_overs.append(
-            take_over(
-                work, shard=mine.index, epoch=mine.epoch, from_worker=mine.from_worker, inherited=mine.inherited,
-                rows=left,
-            )
-        )  # fmt: skip
+        if mine.after_go or known:  # not one that was merely let go and taken again while it was armed
+            self.take_overs.append(
+                take_over(
+                    work, shard=mine.index, epoch=mine.epoch, from_worker=mine.from_worker, inherited=mine.inherited,
+                    rows=left,
+                )
+            )  # fmt: skip
         self.look()
 
     async def _take_claim(self, mine: Mine, chunk: int, entry: Entry) -> int:

@@ -168,6 +168,7 @@ class Holder:
             return
         mine = Mine(index, record.epoch, revision, self.manifest.shards[index], from_worker)
         mine.since_ns = self.work.hands.clock.monotonic_ns()
+        mine.after_go = self.work.record.go is not None
         self.mine[index] = mine
         self._start(self._prepare(mine))
 

@@ -36,6 +36,8 @@ class Mine:
     claimed: set[int] = field(default_factory=set)
     """Chunks whose claim is ours."""
     resolved: bool = False
+    after_go: bool = False
+    """Whether it was taken over in a live launch, as far as this worker knew then; for the report."""
     inherited: bool = False
     """Whether an earlier owner's journal could be read."""
     failed: bool = False

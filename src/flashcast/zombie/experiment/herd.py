@@ -55,7 +55,15 @@ async def _main(config: dict[str, Any]) -> None:
     if config["trusted"]:
         clock = FastClock(told["start"], told["epoch"], p.clock_factor)
         client = Client(clock, config["document_port"], PublicKey.parse(config["trusted"]))
-    await run(World(p, log, config["service_port"]), client, wanted)
+    # Input that ends means that the conductor is gone: nobody will read what comes of this.
+    running = asyncio.create_task(run(World(p, log, config["service_port"]), client, wanted))
+    left = asyncio.create_task(stdin.read())
+    await asyncio.wait((running, left), return_when=asyncio.FIRST_COMPLETED)
+    left.cancel()
+    if not running.done():
+        running.cancel()
+        return
+    await running
     document = {
         "asks": log.asks, "attempts": log.attempts, "polls": log.polls, "polls_failed": log.polls_failed,
         "cpu_s": time.process_time(), "late_s": log.late_s,
