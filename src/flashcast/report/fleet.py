@@ -256,7 +256,8 @@ def _warnings(
         yield f"Left out: {fault}."
     for worker in workers:
         yield from (f"{worker.worker}: {text}" for text in worker.warnings)
-        yield from (f"{worker.worker} paused by itself: {why}" for why in worker.paused if why[:NOTE_CHARS_MAX] not in in_trail)
+        unheard = (why for why in worker.paused if why[:NOTE_CHARS_MAX] not in in_trail)
+        yield from (f"{worker.worker} paused by itself: {why}" for why in unheard)
 
 
 def _shards(numbers: Sequence[int]) -> str:
