@@ -44,10 +44,17 @@ def settle_owned(rows: RowArrays, ended: Reason) -> None:
         rows.outcome[unsent] = Outcome.EXPIRED
 
 
-def settle_lost(rows: RowArrays, claimed: NDArray[np.bool_]) -> None:
-    """Closes what we know of rows that are another worker's now; ``claimed`` bool[rows] are those we had claimed."""
+def settle_lost(rows: RowArrays, claimed: NDArray[np.bool_], *, resend: bool = False) -> None:
+    """Closes what we know of rows that are another worker's now; ``claimed`` bool[rows] are those we had claimed.
+
+    Under ``resend`` the other may send what we had claimed without asking, so that we did not send it tells nothing.
+    """
     _lose_in_flight(rows)
     unsent = rows.outcome == Outcome.UNSENT
+    if resend:
+        rows.reason[unsent & claimed] = Reason.WORKER_LOST.code
+        rows.outcome[unsent & claimed] = Outcome.UNKNOWN
+        return
     rows.reason[unsent & claimed & (rows.reason == Reason.NONE.code)] = Reason.STOPPED.code
 
 

@@ -407,7 +407,8 @@ class Run:
             held = self._held[index]
             rows = self._journal.arrays.part(held.shard.base, held.shard.rows)
             if not owned:
-                settle_lost(rows, held.offered if claimed is None else claimed)
+                resend = self._terms.policy is UnknownPolicy.RESEND
+                settle_lost(rows, held.offered if claimed is None else claimed, resend=resend)
                 return
             job = self.jobs.get(held.provider)
             crashed = any(lane.crashed for lane in self.crews[held.provider].lanes) if job is not None else False

@@ -89,6 +89,11 @@ class Settler:
         if self._closing:
             return
         ready = [m for m in self.work.holder.mine.values() if m.open and m.resolved and m.ready]
+        worker = self.work.worker
+        if worker.lapses or self.work.hands.clock.monotonic_ns() >= worker.lease_ns:
+            # What the next owner has sent must not be called unsent here, be it only until the last write fails.
+            ours = await asyncio.gather(*(self._is_ours(mine) for mine in ready))
+            ready = [mine for mine, is_ours in zip(ready, ours, strict=True) if is_ours]
         if not ready or not await self._write(ready, owned=True):
             return
         await asyncio.gather(*(self._close(mine) for mine in ready))
@@ -159,6 +164,20 @@ class Settler:
                 else:
                     self._told_lost.setdefault(mine.index, set()).add(name)
         write_facts(place, worker_facts(work))
+
+    async def _is_ours(self, mine: Mine) -> bool:
+        """Whether a shard is surely ours still: a write tells, a read would not. Raises EngineUnavailable."""
+        work = self.work
+        record = ShardRecord(owner=work.worker.name, epoch=mine.epoch)
+        try:
+            mine.revision = await work.worker.engine.durable.update(
+                shard_key(work.launch, mine.index), record.to_bytes(), mine.revision
+            )
+        except RevisionConflictError:
+            await work.catch_up()
+            return False
+        work.owners[mine.index] = (record, mine.revision)
+        return True
 
     async def _close(self, mine: Mine) -> None:
         work = self.work

@@ -70,6 +70,8 @@ class Worker:
         self._group: asyncio.TaskGroup | None = None
         self._sequence = 0
         self._lease_ns = 0
+        self.lapses = 0
+        """How often the lease ran out: since the first time others may have taken what is held here."""
         self._written_ns: dict[int, int] = {}
 
     def __repr__(self) -> str:
@@ -185,6 +187,7 @@ class Worker:
         shards may be others' by now.
         """
         if self._lease_ns and now_ns > self._lease_ns:
+            self.lapses += 1
             for work in list(self.works.values()):
                 try:
                     await work.catch_up()
