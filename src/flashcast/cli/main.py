@@ -28,7 +28,7 @@ COMMANDS = (
     "seal", "arm", "preflight", "approve", "go", "abort", "disarm", "pause", "resume",
     "status", "report", "audit", "worker", "workers",
     "zombie on", "zombie off", "zombie recover", "zombie status", "zombie watch", "zombie replay",
-    "zombie keys new", "zombie keys show", "zombie demo", "herd forecast", "herd shape",
+    "zombie keys new", "zombie keys show", "zombie demo", "zombie nginx", "zombie envoy", "herd forecast", "herd shape",
 )  # fmt: skip
 """In the order of `flashcast --help`. The commands of a group are in one module, which has an ``app`` of its own."""
 

@@ -32,6 +32,7 @@ from flashcast.cli.zombie_options import (
     share_of,
     variable,
 )
+from flashcast.cli.zombie_servers import envoy, nginx
 from flashcast.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ app = typer.Typer(
 )
 app.add_typer(keys.app)
 app.command()(demo)
+app.command()(nginx)
+app.command()(envoy)
 
 
 class On(StrEnum):

@@ -6,7 +6,8 @@
 | unsent, in a chunk we had claimed  | expired (WindowClosed), or unsent (Aborted, Stopped) | unsent (Stopped) |
 | unsent, in any other chunk         | the same                                             | left: not ours   |
 
-A row that was tried and refused for now keeps the reason of its last refusal.
+A row that was tried and refused for now keeps the reason of its last refusal. Under `resend` another worker may send
+what we had claimed: such a row is unknown (WorkerLost) to who has lost the shard.
 """
 
 from __future__ import annotations
