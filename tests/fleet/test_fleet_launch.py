@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from fleet_judge import judge
@@ -41,9 +42,14 @@ def test_three_workers_send_what_an_operator_orders_from_another_process(fleet: 
     assert watching.returncode == 0
 
     assert [status["state"] for status in seen][-1] == "done"
-    sent = [sum(part["sent"] for part in status["total"]["providers"].values()) for status in seen]
-    live = [count for count, status in zip(sent, seen, strict=True) if status["state"] == "live"]
-    assert len(live) > 2 and live == sorted(live) and 0 < max(live) <= ROWS, "status --watch is live"
+    live = [status for status in seen if status["state"] == "live"]
+    assert len(live) > 2, "status --watch is live"
+    for status in seen:
+        assert _sent(status["total"]) == sum(_sent_by(worker, fleet) for worker in status["workers"] if worker["alive"])
+    for worker in workers:
+        told = [_sent_by(one, fleet) for status in seen for one in status["workers"] if one["worker"] == worker.name]
+        assert told == sorted(told), "no count falls, not even when the worker lets go of the launch"
+        assert 0 < told[-1] <= ROWS
 
     verdict = judge(fleet, unknown_at_most=0)
     assert done.document == verdict.report, "whoever pressed GO is shown the same report"
@@ -57,3 +63,11 @@ def test_three_workers_send_what_an_operator_orders_from_another_process(fleet: 
     for worker in workers:
         assert worker.end() == 0
     assert fleet.said("workers")["workers"] == []
+
+
+def _sent(counts: dict[str, Any]) -> int:
+    return sum(part["sent"] for part in counts["providers"].values())
+
+
+def _sent_by(worker: dict[str, Any], fleet: Fleet) -> int:
+    return _sent(worker["launches"].get(fleet.launch, {"providers": {}}))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from flashcast.audience.synthetic import write_synthetic
 from flashcast.campaign.lifecycle import Input, State
 from flashcast.campaign.records import LaunchRecord, Pause, ShardRecord, launch_key, shard_key, worker_key
 from flashcast.campaign.store import Operator, Store
+from flashcast.engine.base import Entry
 from flashcast.errors import EnvironmentFault, InputError, LifecycleError
 from flashcast.go.abort import abort, drained
 from flashcast.go.follow import following, hear
@@ -221,6 +224,70 @@ def test_sightings_come_at_most_five_times_a_second_however_much_happens() -> No
     assert 8 <= simulated(run) <= 11
 
 
+class _Deaf:
+    """A space whose watches tell what there is, and of no later change; everything else is as it is."""
+
+    def __init__(self, space: Any) -> None:
+        self._space = space
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._space, name)
+
+    @asynccontextmanager
+    async def watch(self, prefix: str = "") -> AsyncIterator[AsyncIterator[Entry | None]]:
+        async def until_caught_up() -> AsyncIterator[Entry | None]:
+            async with self._space.watch(prefix) as watch:
+                async for entry in watch:
+                    yield entry
+                    if entry is None:
+                        await asyncio.Event().wait()
+
+        yield until_caught_up()
+
+
+async def _close(control: Control) -> None:
+    close = {"closed_at": control.clock.time()}
+    worker = control.store("worker-1")
+    await worker.transition("superbowl-1", Input.CLOSE, lambda record: record.model_copy(update=close))
+
+
+async def _go_and_let_go(control: Control, *, closed: bool) -> list[tuple[State, int]]:
+    """State and rows of each sighting: GO, then a worker tells no more of the launch, which has ended or not.
+
+    The one who looks has not heard of the end from its watch of the launch.
+    """
+    await armed(control.store())
+    await press_go(control.store(), "superbowl-1")
+    engine = control.engine()
+    worker = asyncio.create_task(beating(control, "worker-1", ready()))
+    await asyncio.sleep(0.5)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "durable", _Deaf(engine.durable))
+        async with following(engine, "superbowl-1", control.clock) as sightings:
+            for cycle in range(4):
+                sighting = await anext(sightings)
+                part = sighting.total.providers.get(Provider.APNS)
+                seen.append((sighting.record.state, part.rows if part is not None else 0))
+                if cycle == 1:
+                    worker.cancel()
+                    if closed:
+                        await _close(control)
+                    gone = beat("worker-1", control.clock.time(), 1_000)
+                    await control.engine().volatile.put(worker_key("worker-1"), gone.to_bytes())
+    return seen
+
+
+def test_a_worker_that_drops_a_launch_which_has_ended_is_counted_as_it_was() -> None:
+    live, done = (State.LIVE, 500), (State.DONE, 500)
+    assert simulated(lambda control: _go_and_let_go(control, closed=True)) == [live, live, done, done]
+
+
+def test_a_worker_that_lost_its_shards_is_counted_no_more() -> None:
+    live, lost = (State.LIVE, 500), (State.LIVE, 0)
+    assert simulated(lambda control: _go_and_let_go(control, closed=False)) == [live, live, lost, lost]
+
+
 def test_who_follows_a_launch_that_is_none_is_told() -> None:
     async def run(control: Control) -> None:
         async with following(control.engine(), "superbowl-1", control.clock) as sightings:
@@ -295,9 +362,7 @@ def test_a_stream_of_status_ends_with_the_launch() -> None:
             await asyncio.sleep(1.0)
             await press_go(control.store(), "superbowl-1")
             await asyncio.sleep(1.0)
-            close = {"closed_at": control.clock.time()}
-            worker = control.store("worker-1")
-            await worker.transition("superbowl-1", Input.CLOSE, lambda record: record.model_copy(update=close))
+            await _close(control)
 
         task = asyncio.create_task(course())
         states = [told.sighting.record.state async for told in status.status_stream(control.store(), "superbowl-1")]

@@ -19,7 +19,7 @@ from flashcast.arm.readiness import LEASE_S, Beat, Holding, Total, total
 from flashcast.campaign.lookup import read_sound
 from flashcast.campaign.records import WORKERS, LaunchRecord, launch_key, read_record
 from flashcast.clock import Clock, SystemClock
-from flashcast.engine.base import Engine, Entry
+from flashcast.engine.base import Engine, EngineUnavailable, Entry
 from flashcast.errors import InputError
 from flashcast.limits import DISPLAY_HZ
 
@@ -69,10 +69,13 @@ class Sighting:
 
 
 class Fleet:
-    """The workers' beats as they come in."""
+    """The workers' beats as they come in. ``launch`` is one whose holdings are remembered when a worker drops them."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, launch: str | None = None) -> None:
         self._clock = clock
+        self._launch = launch
+        self.dropped: dict[str, Holding] = {}
+        """What workers that live on told last of the launch, by worker."""
         self._beats: dict[str, tuple[Beat, int]] = {}
         self._heartbeats: dict[str, deque[tuple[float, float]]] = {}
         self.caught_up = asyncio.Event()
@@ -93,6 +96,11 @@ class Fleet:
         known, now_ns, now = self._beats.get(worker), self._clock.monotonic_ns(), self._clock.time()
         if known is not None and (known[0].pid, known[0].sequence) == (beat.pid, beat.sequence):
             return  # given twice
+        if self._launch in beat.launches:
+            self.dropped.pop(worker, None)
+        elif known is not None and known[0].pid == beat.pid and self._launch in known[0].launches:
+            assert self._launch is not None
+            self.dropped[worker] = known[0].launches[self._launch]
         if self.caught_up.is_set():
             self._heartbeats.setdefault(worker, deque(maxlen=HEARTBEATS_MAX)).append((beat.at, now))
             self._beats[worker] = beat, now_ns
@@ -116,7 +124,7 @@ class Follower:
         self._engine = engine
         self._launch = launch
         self._clock = clock
-        self._fleet = Fleet(clock)
+        self._fleet = Fleet(clock, launch)
         self._record: LaunchRecord | None = None
         self._record_read = asyncio.Event()
         self._changed = asyncio.Event()
@@ -145,9 +153,35 @@ class Follower:
         await self._while_watching(self._a_change())
         self._changed.clear()
         self._next_s = loop.time() + 1 / DISPLAY_HZ
+        await self._why_dropped()
         if self._record is None:
             raise InputError(f"there is no launch {self._launch} in {self._engine.address}")
-        return Sighting(self._record, self._fleet.heard(), self._clock.time())
+        return Sighting(self._record, tuple(map(self._as_it_ended, self._fleet.heard())), self._clock.time())
+
+    async def _why_dropped(self) -> None:
+        """A worker drops a launch that has ended, and its counts stand; or its shards are others' now, who count them.
+
+        The two watches are not in step, so a worker may be heard to drop a launch before that is heard to end: the
+        record tells, for it was written first.
+        """
+        if not self._fleet.dropped or (self._record is not None and self._record.ended):
+            return
+        try:
+            entry = await self._engine.durable.get(launch_key(self._launch))
+        except EngineUnavailable:
+            return  # not known yet: what was told last stands
+        if entry is not None:
+            self._record = read_sound(LaunchRecord, entry, self._engine)
+        if self._record is None or not self._record.ended:
+            self._fleet.dropped.clear()
+
+    def _as_it_ended(self, one: Heard) -> Heard:
+        """The worker with what it held of the launch when that ended."""
+        held = self._fleet.dropped.get(one.beat.worker)
+        if held is None:
+            return one
+        launches = {**one.beat.launches, self._launch: held}
+        return replace(one, beat=one.beat.model_copy(update={"launches": launches}))
 
     async def _a_change(self) -> None:
         """Until something changed, or long enough that a worker's silence shows."""
