@@ -27,14 +27,16 @@ from flashcast.audience.snapshot import Snapshot, open_snapshot
 from flashcast.audience.source import AudienceSource
 from flashcast.audience.synthetic import write_synthetic
 from flashcast.campaign.file import Campaign
+from flashcast.campaign.lifecycle import State
 from flashcast.campaign.load import load_campaign, parse_campaign
-from flashcast.campaign.records import SnapshotRef
+from flashcast.campaign.records import Go, LaunchRecord, SnapshotRef
 from flashcast.campaign.terms import launch_terms
 from flashcast.clock import Clock, SystemClock
 from flashcast.deliver.journal import JournalReader, combined, journals
 from flashcast.deliver.run import Run
-from flashcast.errors import EnvironmentFault, FlashcastError, InputError, SnapshotError
+from flashcast.errors import EnvironmentFault, FlashcastError, InputError, LifecycleError, Lost, SnapshotError
 from flashcast.launch_control.local import LocalLaunch
+from flashcast.launch_control.shielding import Shielding
 from flashcast.outcomes import Outcome
 from flashcast.report.facts import LaunchFacts
 from flashcast.report.files import write_text
@@ -81,15 +83,20 @@ class LaunchSession:
         self.run: Run | None = None
         self.seal_s: float | None = None
         self.arm_s: float | None = None
+        self.live = False
+        """GO was pressed, here or at another terminal, and the launch's note says so."""
         self.local: LocalLaunch | None = None
         self._state = state
         self._to = ""
         self._terms: dict[str, Any] = {}
         self._faults: list[FlashcastError] = []
+        self.shielding = Shielding(self.clock)
+        """The shield over the product, if the campaign names one."""
         with ExitStack() as opening:
             opening.enter_context(state.lock(folder.name if folder else ""))
             self.folder = folder or state.create_launch(self.clock, rng or random.Random())
             self._note: dict[str, Any] = read_note(self.folder) if folder else {"launch": self.folder.name}
+            opening.callback(self.shielding.close)
             self._stack = opening.pop_all()
 
     def __enter__(self) -> LaunchSession:
@@ -151,8 +158,11 @@ class LaunchSession:
                   profile=profile, seed=seed, processes=processes)  # fmt: skip
         return self.destination
 
-    def arm(self, progress: Count | None = None) -> Run:
-        """Compiles kernels, makes the journal, opens and authenticates connections. After this, GO is immediate."""
+    def arm(self, progress: Count | None = None, *, rehearsal: bool = False) -> Run:
+        """Compiles kernels, makes the journal, opens and authenticates connections. After this, GO is immediate.
+
+        A ``rehearsal`` raises no shield, as no launch does that goes to a simulator.
+        """
         assert self.snapshot is not None and self.destination is not None
         started = time.perf_counter()
         compile_kernels()
@@ -163,9 +173,13 @@ class LaunchSession:
             shards=len(snapshot.shards),
         )  # fmt: skip
         local = self._local_launch()
-        local.begin(ref, self._to, {**_snapshot_terms(snapshot), **self._terms})
+        terms = {**_snapshot_terms(snapshot), **self._terms}
+        if rehearsal or self.simulator is not None:
+            terms["shield"] = None
+        self.shielding.raise_at("arm", local.begin(ref, self._to, terms))
         self.run = local.until_armed(progress)
         self.arm_s = time.perf_counter() - started
+        self.shielding.wait()
         self.note(phase="armed", arm_s=self.arm_s)
         return self.run
 
@@ -181,6 +195,7 @@ class LaunchSession:
         if local.is_over():
             return None  # it came to its end, and only its report is missing
         self.note(phase="live", started_at=local.reopen(self.snapshot.window_s, self._to))
+        self.live = True
         self.run = local.until_taken_over(progress)
         self.arm_s = time.perf_counter() - started
         return self.run
@@ -196,18 +211,56 @@ class LaunchSession:
         self.local.start()
         return self.local
 
-    def go(self) -> Run:
-        """GO."""
+    def go(self) -> Go | None:
+        """GO; returns None, or whose GO it was where another terminal was quicker: theirs counts, and this goes on.
+
+        Raises LifecycleError where another terminal has called the launch off or disarmed it.
+        """
         assert self.run is not None and self.local is not None
-        record = self.local.go()
+        theirs = None
+        try:
+            record = self.local.go()
+            self.shielding.raise_at("go", record)
+        except (Lost, LifecycleError):
+            record = self.local.read()
+            if record.go is None:
+                raise
+            theirs = record.go
+            self.local.until_begun()
+        self._gone_live(record)
+        return theirs
+
+    def turned(self) -> LaunchRecord | None:
+        """The launch's record where another terminal has launched it, called it off or disarmed it; else None."""
+        assert self.local is not None
+        record = self.local.record()
+        return None if record.state is State.ARMED else record
+
+    def call_off(self) -> Go | None:
+        """Calls off what was not to be launched; returns whose GO it was where another terminal had pressed it.
+
+        Then it is aborted as a launch is that went live, and there are books to close and a report to write.
+        """
+        record = None if self.local is None else self.local.call_off()
+        if self.local is not None and (ended := record or self.local.begun) is not None:
+            self.shielding.lower(ended)
+        if record is None or self.local is None:
+            return None
+        self.run = self.run or self.local.run
+        self.local.until_begun()
+        self._gone_live(record)
+        return record.go
+
+    def _gone_live(self, record: LaunchRecord) -> None:
         assert record.go is not None
         self.note(phase="live", started_at=record.go.at)
-        return self.run
+        self.live = True
 
     def abort(self) -> None:
         """Sends nothing more; replies to what is on the wire are awaited, but not long."""
         assert self.local is not None
         self.local.abort()
+        self.shielding.lower(self.local.record())
 
     def wait(self, timeout_s: float) -> bool:
         """Waits until every row has its outcome, at most ``timeout_s``. Returns whether they have."""
@@ -235,6 +288,8 @@ class LaunchSession:
                 run.settle()
             self._faults += run.faults
         self._faults += [local.fault] if local.fault is not None else []
+        self.shielding.close()
+        self._faults += self.shielding.faults
         ledger, warnings = self._provider_ledger()
         warnings += unreachable
         with self._rows() as rows:
@@ -290,7 +345,7 @@ class LaunchSession:
         return LaunchFacts(
             launch=self.id,
             destination=self.destination.name,
-            started_at=run.started_at,
+            started_at=run.started_at or self._gone_at(),
             latency_us_histogram=run.histogram(),
             peak_rss_mib=peak / (1 << 20 if sys.platform == "darwin" else 1 << 10),
             go_to_first_request_ms=_plus(run.go_to_first_request_ms(), noticed_ms),
@@ -305,6 +360,11 @@ class LaunchSession:
             resumed=self.local.resumed if self.resuming and self.local is not None else 0,
             warnings=warnings,
         )
+
+    def _gone_at(self) -> float:
+        """When GO was pressed, for a launch that was called off before its lanes had begun."""
+        record = self.local.record() if self.local is not None else None
+        return record.go.at if record is not None and record.go is not None else 0.0
 
     # --- what is on disk ---------------------------------------------------------------------------------
 

@@ -64,7 +64,8 @@ def told_who_won(text: str, record: LaunchRecord) -> bool:
     words = " ".join(text.split())
     pattern = (
         rf"launch superbowl-1 is live already: GO was pressed by {record.go.by} at "
-        rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{{3}}Z from {re.escape(record.go.host)}, [\d,.]+ ms (before|after) this"
+        rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{{3}}Z from {re.escape(record.go.host)}, "
+        r"[\d,.]+ ms (before this|after this|ago)"
     )
     return re.search(pattern, words) is not None
 
@@ -105,15 +106,40 @@ def test_ten_processes_press_go_at_once_and_one_launches(armed: Path) -> None:
             assert told_who_won(one.document["error"]["message"], record)
 
 
-def test_an_edit_between_looking_and_pressing_keeps_the_launch_from_going(armed: Path, tmp_path: Path) -> None:
+def test_an_edit_while_somebody_is_being_asked_ends_the_question(armed: Path, tmp_path: Path) -> None:
     terminal = OnTerminal("go", "superbowl", "--no-watch")
     terminal.read_until("Press ENTER")
     other = campaign(tmp_path / "other.toml", top="window_s = 7")
     assert flashcast("campaign", "edit", "superbowl", other).code == 0
-    terminal.press(b"\n")
     assert terminal.wait() == 2
     assert "superbowl-1 is draft" in " ".join(terminal.text.split())
     assert launch_record(armed).go is None
+
+
+def test_whoever_is_being_asked_is_told_when_another_presses(armed: Path) -> None:
+    terminal = OnTerminal("go", "superbowl", "--operator", "kim")
+    terminal.read_until("Press ENTER")
+    assert flashcast("go", "superbowl", "--yes", "--no-watch", "--operator", "ada").code == 0
+    assert terminal.wait() == 5
+    record = launch_record(armed)
+    assert record.go is not None and record.go.by == "ada"
+    assert told_who_won(terminal.text, record)
+
+
+def test_ctrl_c_at_the_same_moment_as_anothers_go_does_not_say_that_nothing_was_sent(armed: Path) -> None:
+    """The process sleeps while another presses GO, and its first word afterwards is the interrupt."""
+    terminal = OnTerminal("go", "superbowl", "--operator", "kim")
+    terminal.read_until("Press ENTER")
+    os.kill(terminal.pid, signal.SIGSTOP)
+    try:
+        assert flashcast("go", "superbowl", "--yes", "--no-watch", "--operator", "ada").code == 0
+        os.kill(terminal.pid, signal.SIGINT)
+    finally:
+        os.kill(terminal.pid, signal.SIGCONT)
+    assert terminal.wait() in (5, 130)
+    words = " ".join(terminal.text.split())
+    assert "by ada at" in words
+    assert "nothing was sent" not in words
 
 
 @pytest.mark.parametrize("keys", [b"\x03", b"\x04"], ids=["ctrl-c", "ctrl-d"])

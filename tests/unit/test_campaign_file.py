@@ -21,6 +21,7 @@ from flashcast.campaign.terms import launch_terms
 from flashcast.errors import CampaignError, ExitCode
 from flashcast.limits import FIELDS_MAX
 from flashcast.model import Field, Provider, UnknownPolicy
+from flashcast.zombie.document import Writes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 APNS = '[apns]\ntopic = "com.example.app"\nalert.body = "x"\n'
@@ -475,6 +476,7 @@ def test_a_campaign_says_how_its_launch_goes() -> None:
         "pace": {Provider.FCM: 10_000.0},
         "stages": (Stage(share=0.01, hold_s=10.0), Stage(share=0.1, hold_s=5.0)),
         "guard": GuardTerms(replies=100, stop_share=0.05, bad_token_share=0.2),
+        "shield": None,
     }
 
 
@@ -484,6 +486,33 @@ def test_a_campaign_that_says_nothing_of_it_is_launched_like_any_record() -> Non
     fresh = LaunchRecord(launch="x-1", campaign="x", state=State.DRAFT, created_at=0.0)
     assert terms == {name: getattr(fresh, name) for name in terms}
     assert Stage(share=0.5).hold_s == HOLD_S_DEFAULT
+
+
+SHIELD = '[shield]\napp = "shop"\nminutes = 10\nfeatures = ["*"]\nkeep = ["payments"]\nwrites = "queue"\n'
+
+
+def test_a_campaign_may_name_a_shield_that_its_launches_raise() -> None:
+    shield = launch_terms(parse('name = "x"\n' + SHIELD + FCM))["shield"]
+    assert (shield.app, shield.at, shield.minutes, shield.share) == ("shop", "go", 10.0, 1.0)
+    assert (shield.features, shield.keep, shield.writes) == (("*",), ("payments",), Writes.QUEUE)
+    record = LaunchRecord(launch="x-1", campaign="x", state=State.DRAFT, created_at=0.0, shield=shield)
+    assert LaunchRecord.model_validate_json(record.to_bytes()) == record
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('app = "shop"\n', "", "shield.app: missing"),
+        ("minutes = 10", "minutes = 0", "shield.minutes: 0 is not more than 0"),
+        ("minutes = 10", "minuten = 10", "shield.minuten: unknown key; did you mean minutes?"),
+        ('features = ["*"]', "features = []", "shield.features: a list is empty"),
+        ('features = ["*"]', 'features = ["feed"]', 'shield.keep: has no meaning unless features has "*"'),
+        ('writes = "queue"', 'writes = "drop"', "shield.writes: "),
+        ('app = "shop"', 'app = "Shop!"', "shield.app: "),
+    ],
+)
+def test_a_shield_that_cannot_be_meant_is_named_by_its_key(before: str, after: str, told: str) -> None:
+    assert any(told in fault for fault in faults('name = "x"\n' + SHIELD.replace(before, after) + FCM))
 
 
 def test_the_guard_can_be_turned_off_alone() -> None:

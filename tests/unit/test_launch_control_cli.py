@@ -310,6 +310,34 @@ def test_a_live_launch_is_paused_goes_on_and_is_called_off(state: Path) -> None:
     assert trail[-1]["note"] == "wrong text"
 
 
+def test_resume_of_a_live_launch_that_is_not_paused_says_that_it_is_live_and_wants_a_worker(state: Path) -> None:
+    with_store(state, live)
+    result = run("resume", "superbowl")
+    assert result.exit_code == 2
+    assert "launch superbowl-1 is live and not paused" in result.stderr
+    assert "0 of 2 shards are settled, and no worker is at work on the other 2" in result.stderr
+    assert "Start a worker (`flashcast worker`): it takes the shards over and sends the rest" in result.stderr
+
+
+def test_resume_of_a_live_launch_whose_window_is_over_does_not_promise_to_send(state: Path) -> None:
+    async def long_ago(store: Store) -> None:
+        await armed(store)
+        await press_go(store, "superbowl", at=store.clock.time() - 3_600)
+
+    with_store(state, long_ago)
+    result = run("resume", "superbowl-1")
+    assert result.exit_code == 2
+    assert "the window is over, so it sends nothing more" in result.stderr
+
+
+def test_resume_of_a_launch_that_is_not_live_says_what_is_possible(state: Path) -> None:
+    with_store(state, armed)
+    result = run("resume", "superbowl")
+    assert result.exit_code == 2
+    assert "launch superbowl-1 is armed" in result.stderr
+    assert "resumed only when live" in result.stderr
+
+
 def test_resume_of_what_the_engine_does_not_have_looks_in_the_state_folder(state: Path) -> None:
     result = run("resume", "superbowl")
     assert result.exit_code == 2

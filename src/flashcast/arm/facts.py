@@ -73,6 +73,8 @@ class Facts:
     """Messages a minute by the listener's own settings, 0 for none; what the workers say goes before it."""
     transit_ms: float | None = None
     """What a write needs at least to come back to the listener through the engine."""
+    shield: Check | None = None
+    """What the listener has found out about the launch's shield, where it has one."""
 
     @cached_property
     def live(self) -> dict[str, Heard]:

@@ -194,6 +194,11 @@ def hour(facts: Facts) -> Iterator[Check]:
         yield Check("hour", Level.OK, f"{told}, away from the full hour")
 
 
+def shield(facts: Facts) -> Iterator[Check]:
+    if facts.shield is not None:
+        yield facts.shield
+
+
 def guard(facts: Facts) -> Iterator[Check]:
     record, terms = facts.record, facts.record.guard
     if terms is None or record.guard_off:

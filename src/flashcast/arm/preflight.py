@@ -22,7 +22,7 @@ from flashcast.arm.forecast import forecast
 QUESTIONS: Final = (
     fleet.state, fleet.approval, fleet.rows, planned.connections, planned.window, planned.quota, planned.credentials,
     fleet.workers, fleet.survivors, fleet.endpoints, fleet.disk, fleet.clocks, fleet.snapshot, planned.hour,
-    planned.guard, fleet.engine,
+    planned.guard, planned.shield, fleet.engine,
 )  # fmt: skip
 """In the order in which a person should read the answers."""
 

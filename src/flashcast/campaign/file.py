@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from flashcast.campaign.records import GuardTerms
 from flashcast.limits import WINDOW_S_DEFAULT
 from flashcast.model import Provider, UnknownPolicy
+from flashcast.zombie.shield import Shield
 
 APNS_STORED_S_MAX = 30 * 86_400
 """APNs stores a notification for at most 30 days."""
@@ -315,7 +316,8 @@ class Campaign(_Table):
         "`resend` repeats it and needs an APNs collapse id and an FCM collapse key or tag.",
     )
     require_approval: bool = Field(
-        False, description="Whether GO needs the word of a second operator for exactly this campaign and snapshot."
+        False,
+        description="Whether GO needs the word of a second operator for exactly this campaign, snapshot and destination.",
     )
     pace: Pace = Field(default=Pace(), description="How fast to send.")
     stages: list[StagePart] = Field(
@@ -323,6 +325,9 @@ class Campaign(_Table):
     )
     guard: _GuardOrOff = Field(
         default=Guard(), description="The misfire guard's bounds, or `false`: it pauses a launch that goes wrong."
+    )
+    shield: Shield | None = Field(
+        None, description="Features of the app that are off while the herd comes; see the guide to zombie mode."
     )
     apns: ApnsSection | None = Field(None, description="The message for Apple devices.")
     fcm: FcmSection | None = Field(None, description="The message for devices that Firebase reaches.")

@@ -23,6 +23,7 @@ from flashcast.campaign.toml_lines import TomlLines, toml_lines
 from flashcast.campaign.variants import CHOOSING
 from flashcast.errors import CampaignError
 from flashcast.model import Provider
+from flashcast.zombie.shield import Shield
 
 _EXPECTED = {
     "string_type": "a text",
@@ -30,6 +31,7 @@ _EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
     "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "a table",
     "model_type": "a table",
     "model_attributes_type": "a table",
@@ -49,6 +51,8 @@ _BOUNDS = {
 }
 
 _ARRAYS_OF_TABLES = ("stages", "variants")
+_WHOLE = ("shield",)
+"""Tables with keys that they cannot do without: where one is wrong, all of it is cut out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,9 @@ def _without(raw: dict[str, Any], details: Iterable[ErrorDetails]) -> dict[str, 
     kept = copy.deepcopy(raw)
     for detail in details:
         *parents, last = detail["loc"]
+        if detail["loc"][0] in _WHOLE:
+            kept.pop(str(detail["loc"][0]), None)
+            continue
         table: Any = kept
         for part in parents:
             table = table[part]
@@ -196,7 +203,7 @@ def _told(detail: ErrorDetails, key: Key, raw: dict[str, Any]) -> str:
         return "missing"
     if kind == "extra_forbidden":
         return _unknown_key(str(key[-1]), _model_at(key[:-1]))
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         # pydantic writes "'a', 'b' or 'c'".
         allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
         return f"{_shown(value)} is not one of {allowed}"
@@ -251,6 +258,7 @@ def _steps(key: Key) -> Iterator[type[BaseModel]]:
         ("pace",): models.Pace,
         ("stages",): models.StagePart,
         ("guard",): models.Guard,
+        ("shield",): Shield,
         ("apns",): models.ApnsSection,
         ("fcm",): models.FcmSection,
         ("apns", "alert"): models.ApnsAlert,

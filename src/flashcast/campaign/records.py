@@ -22,6 +22,7 @@ from flashcast.campaign.lifecycle import ENDED, Input, State
 from flashcast.engine.base import Entry
 from flashcast.limits import CHUNK_ROWS
 from flashcast.model import Provider, UnknownPolicy
+from flashcast.zombie.shield import Shield
 
 CAMPAIGNS: Final = "campaigns"
 LAUNCHES: Final = "launches"
@@ -109,12 +110,14 @@ class SnapshotRef(Record):
 
 
 class Approval(Record):
-    """Another operator's word for exactly these digests."""
+    """Another operator's word for exactly these digests, bound for ``to`` as `LaunchRecord.to` says it."""
 
     by: str
     at: float
     campaign_digest: str
     snapshot_digest: str
+    to: str = ""
+    """Empty where an earlier version wrote it: such a word is for no destination."""
 
 
 class Go(Record):
@@ -150,6 +153,8 @@ class LaunchRecord(Record):
     pace: dict[Provider, float] = {}
     stages: tuple[Stage, ...] = ()
     guard: GuardTerms | None = None
+    shield: Shield | None = None
+    """What the app does without while the herd comes."""
     chunk_rows: int = CHUNK_ROWS
     to: str = "production"
     """``production`` or ``sandbox`` with each worker's own settings, or the absolute path of a flashcast.toml."""

@@ -37,16 +37,20 @@ def _after(record: LaunchRecord) -> str:
     )
 
 
-def lost(record: LaunchRecord, pressed_at: float) -> Lost:
-    """For somebody whose GO came second: who was first, when, from where, and by how much."""
+def lost(record: LaunchRecord, pressed_at: float, *, pressed: bool = True) -> Lost:
+    """For somebody whose GO came second: who was first, when, from where, and by how much.
+
+    Without ``pressed`` they have not pressed yet, and ``pressed_at`` is now.
+    """
     assert record.go is not None
     go = record.go
     earlier_ms = (pressed_at - go.at) * 1e3
-    by_how_much = (
-        f"{earlier_ms:,.1f} ms before this press"
-        if earlier_ms >= 0
-        else f"{-earlier_ms:,.1f} ms after this press by the clocks, but sooner at the engine"
-    )
+    if not pressed:
+        by_how_much = f"{max(0.0, earlier_ms):,.1f} ms ago"
+    elif earlier_ms >= 0:
+        by_how_much = f"{earlier_ms:,.1f} ms before this press"
+    else:
+        by_how_much = f"{-earlier_ms:,.1f} ms after this press by the clocks, but sooner at the engine"
     return Lost(
         f"launch {record.launch} is {record.state.value} already: GO was pressed by {go.by} at {moment(go.at)} "
         f"from {go.host}, {by_how_much}",

@@ -1,4 +1,4 @@
-"""How a campaign is launched, apart from what it says: window, policy, pace, stages, guard, approval."""
+"""How a campaign is launched, apart from what it says: window, policy, pace, stages, guard, approval, shield."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from flashcast.campaign.faults import Fault
 from flashcast.campaign.file import Campaign
 from flashcast.campaign.records import GuardTerms, Stage
+from flashcast.zombie.document import EVERYTHING
 
 
 def launch_terms(campaign: Campaign) -> dict[str, Any]:
@@ -22,11 +23,12 @@ def launch_terms(campaign: Campaign) -> dict[str, Any]:
             Stage(share=stage.share, hold_s=stage.hold_s) for stage in campaign.stages if stage.share is not None
         ),
         "guard": None if guard is None else GuardTerms(**guard.model_dump()),
+        "shield": campaign.shield,
     }
 
 
 def terms_faults(campaign: Campaign) -> Iterator[Fault]:
-    """What is wrong with the stages, beyond the types of their keys."""
+    """What is wrong with stages and shield, beyond the types of their keys."""
     before = 0.0
     for number, stage in enumerate(campaign.stages):
         if stage.share is None:
@@ -40,3 +42,5 @@ def terms_faults(campaign: Campaign) -> Iterator[Fault]:
     if campaign.stages and holds_s >= campaign.window_s:
         told = f"hold for {holds_s:g} s together, and window_s ends the launch after {campaign.window_s:g} s"
         yield Fault(("stages",), told)
+    if campaign.shield is not None and campaign.shield.keep and EVERYTHING not in campaign.shield.features:
+        yield Fault(("shield", "keep"), 'has no meaning unless features has "*", which is every one not in keep')

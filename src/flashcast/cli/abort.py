@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flashcast.cli import shield
 from flashcast.cli.common import JsonOption, failures, print_json
 from flashcast.cli.fleet_options import (
     EngineOption,
@@ -51,7 +53,10 @@ def abort(
             record = await abort(store, launch, note)
             say(f"{record.launch} is called off{': workers stop sending' if record.go is not None else ''}")
             leaving.text = f"{record.launch} stays called off; its workers settle what was on the wire"
-            return await drained(store, record) if wait else Drained(record)
+            lowering = asyncio.create_task(shield.lowered(store, record))
+            done = await drained(store, record) if wait else Drained(record)
+            await lowering
+            return done
 
         with Leaving() as leaving:
             done = controlled(Reach(engine, state, operator), work)

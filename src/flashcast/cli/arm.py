@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flashcast.cli import shield
 from flashcast.cli.common import JsonOption, failures, interactive, print_json
 from flashcast.cli.fleet_options import (
     EngineOption,
@@ -19,6 +20,7 @@ from flashcast.cli.fleet_options import (
     document_of,
     say,
 )
+from flashcast.errors import ExitCode, FlashcastError
 
 if TYPE_CHECKING:
     from flashcast.campaign.records import LaunchRecord
@@ -57,9 +59,14 @@ def arm(
             say(f"arming {record.launch}: {record.rows:,} rows to {record.to}")
             if (again := _sent_before(record)) is not None:
                 say(f"warning: this is {again}; whoever got it then gets it a second time")
+            word = record.approval
+            if word is not None and word.to != record.to:
+                say(f"warning: {word.by} approved it for {word.to or 'no destination'}: it needs another approval")
             leaving.text = f"{record.launch} goes on arming; `flashcast disarm {record.campaign}` takes it back"
+            unshielded.append(await shield.raised(store, record, "arm"))
             return await _until_armed(store, record) if wait else record
 
+        unshielded: list[FlashcastError | None] = []
         with Leaving() as leaving:
             record = controlled(Reach(engine, state, operator), work, warn=True)
         if as_json:
@@ -68,6 +75,8 @@ def arm(
             answer(
                 f"armed {record.launch}. Next: flashcast preflight {record.campaign}, flashcast go {record.campaign}"
             )
+        if any(unshielded):
+            raise typer.Exit(int(ExitCode.ENVIRONMENT))
 
 
 async def _until_armed(store: Store, record: LaunchRecord) -> LaunchRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flashcast.cli import shield
 from flashcast.cli.common import JsonOption
 from flashcast.cli.fleet_options import EngineOption, LaunchArgument, OperatorOption, Reach, StateOption
 from flashcast.cli.order import order
@@ -25,7 +26,9 @@ def disarm(
     async def work(store: Store) -> LaunchRecord:
         from flashcast.launch_control.arming import disarm
 
-        return await disarm(store, launch)
+        record = await disarm(store, launch)
+        await shield.lowered(store, record)
+        return record
 
     reach = Reach(engine, state, operator)
     order(reach, work, as_json=as_json, told=lambda record: f"{record.launch} is {record.state.value} again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from flashcast.cli.common import JsonOption, err, failures, interactive, print_json, show, tell
 from flashcast.cli.interrupts import held_interrupts
 from flashcast.cli.progress import progress_bar
+from flashcast.cli.prompt import tell_who_launched, until_entered
 from flashcast.cli.seal import (
     DropTooLargeOption,
     FormatOption,
@@ -26,9 +26,10 @@ from flashcast.cli.seal import (
     WhereOption,
     pairs,
 )  # fmt: skip
-from flashcast.errors import ExitCode, InputError
+from flashcast.errors import ExitCode, FlashcastError, InputError
 
 if TYPE_CHECKING:
+    from flashcast.cli.interrupts import Interrupts
     from flashcast.service import LaunchSession
 
 AudienceOption = Annotated[
@@ -104,12 +105,12 @@ def launch(
                     prefer=prefer, limit=limit, drop_too_large=drop_too_large,
                 )  # fmt: skip
                 seal_with_bar(session, message, source, options)
-            arm_with_bar(session)
+            arm_with_bar(session, rehearsal=dry_run)
             if dry_run:
                 tell_plan(session, as_json=as_json)
                 raise typer.Exit(ExitCode.OK)
-            if not yes and not _entered(session):
-                raise typer.Exit(ExitCode.ABORTED)
+            if not yes:
+                until_entered(session)
             document = send_and_report(session)
         show(document, as_json=as_json)
         raise typer.Exit(exit_code(session, document))
@@ -125,10 +126,13 @@ def seal_with_bar(session: LaunchSession, message: Any, source: Any, options: An
         err.print(f"sealed {snapshot.rows:,} of {counts.read:,} rows, {dropped:,} dropped, in {session.seal_s:.1f} s")
 
 
-def arm_with_bar(session: LaunchSession) -> None:
+def arm_with_bar(session: LaunchSession, *, rehearsal: bool = False) -> None:
     """Arms, and says what is ready."""
     with progress_bar("connecting") as progress:
-        run = session.arm(progress)
+        run = session.arm(progress, rehearsal=rehearsal)
+    _tell_shield(session)
+    for fault in session.shielding.faults:
+        tell(fault)
     if interactive():
         for provider, crew in run.crews.items():
             err.print(
@@ -139,19 +143,33 @@ def arm_with_bar(session: LaunchSession) -> None:
 
 def send_and_report(session: LaunchSession) -> dict[str, Any]:
     """GO, the live display, the report's files. From GO on, no interrupt keeps the report from being written."""
+    with held_interrupts() as interrupts:
+        if session.run is not None and not session.live:
+            theirs = session.go()
+            if theirs is not None:
+                tell_who_launched(theirs, then="this process sends")
+        return _followed(session, interrupts)
+
+
+def _followed(session: LaunchSession, interrupts: Interrupts) -> dict[str, Any]:
+    """The report of a launch that is live, when it has ended."""
     from flashcast.cli.live import watch
 
-    with held_interrupts() as interrupts:
-        if session.run is not None:
-            if not session.run.live:
-                session.go()
-            watch(session, interrupts)
-        if interactive():
-            err.print("writing the report ...")
-        document = session.finish()
+    if session.run is not None:
+        watch(session, interrupts)
+    if interactive():
+        err.print("writing the report ...")
+    document = session.finish()
+    _tell_shield(session)
     for fault in session.faults:
         tell(fault)
     return document
+
+
+def _tell_shield(session: LaunchSession) -> None:
+    """Says what became of the shield, once."""
+    while session.shielding.told:
+        err.print(session.shielding.told.pop(0), markup=False)
 
 
 def exit_code(session: LaunchSession, document: dict[str, Any]) -> ExitCode:
@@ -197,7 +215,11 @@ def tell_plan(session: LaunchSession, *, as_json: bool) -> None:
 
 
 class discarded_unless_live:  # noqa: N801 - used as a context manager
-    """Leaves no trace of a launch that ended before GO: nothing was sent, so there is nothing to keep."""
+    """Leaves no trace of a launch that ended before GO: nothing was sent, so there is nothing to keep.
+
+    Whether GO came first the engine decides: another terminal may have pressed it in the very moment. Then the launch
+    is aborted as any that is live, and its report is written.
+    """
 
     def __init__(self, session: LaunchSession) -> None:
         self._session = session
@@ -206,29 +228,21 @@ class discarded_unless_live:  # noqa: N801 - used as a context manager
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        live = self._session.run is not None and self._session.run.live
-        if error is not None and not live and not self._session.resuming:
-            with held_interrupts():
-                self._session.discard()
+        session = self._session
+        if error is None or session.live or session.resuming:
+            return
+        with held_interrupts() as interrupts:
+            theirs = session.call_off()
+            if theirs is None:
+                session.discard()
+                return
+            if isinstance(error, FlashcastError):
+                tell(error)
+            tell_who_launched(theirs, then="it is called off")
+            _followed(session, interrupts)
+            err.print(f"see `flashcast report {session.id}`", markup=False)
+        raise typer.Exit(ExitCode.ABORTED)
 
 
 def _say(text: str) -> None:
     err.print(text)
-
-
-def _entered(session: LaunchSession) -> bool:
-    """Whether the operator pressed ENTER at the prompt; what was typed before does not count."""
-    import termios
-
-    assert session.snapshot is not None and session.destination is not None
-    question = f"Press ENTER to send to {session.snapshot.rows:,} devices at {session.destination.name}"
-    with suppress(termios.error):
-        termios.tcflush(sys.stdin, termios.TCIFLUSH)
-    try:
-        err.print(question, style="bold", markup=False, soft_wrap=True, end=" (Ctrl-C: no) ")
-        entered = sys.stdin.readline()
-    except KeyboardInterrupt:
-        entered = ""
-    if not entered:  # Ctrl-C, or Ctrl-D: the end of input
-        err.print("\nnothing was sent")
-    return bool(entered)

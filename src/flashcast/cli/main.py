@@ -26,9 +26,11 @@ COMMANDS = (
     "check", "demo", "launch", "simulate", "schema",
     "campaign create", "campaign list", "campaign show", "campaign edit",
     "seal", "arm", "preflight", "approve", "go", "abort", "disarm", "pause", "resume",
-    "status", "report", "audit", "worker", "workers",
+    "status", "report", "audit", "shield", "worker", "workers",
     "zombie on", "zombie off", "zombie recover", "zombie status", "zombie watch", "zombie replay",
-    "zombie keys new", "zombie keys show", "zombie demo", "zombie nginx", "zombie envoy", "herd forecast", "herd shape",
+    "zombie keys new", "zombie keys show", "zombie demo", "zombie nginx", "zombie envoy",
+    "zombie reports import", "zombie reports serve", "zombie reports show", "zombie reports alarm",
+    "herd forecast", "herd shape",
 )  # fmt: skip
 """In the order of `flashcast --help`. The commands of a group are in one module, which has an ``app`` of its own."""
 

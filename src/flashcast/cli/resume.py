@@ -33,8 +33,9 @@ def resume(
     """Let a paused launch go on, or send the rest of one whose process died.
 
     Where the engine has a live launch of that name which is paused, it goes on; a misfire guard that had paused it is
-    off from then on. Otherwise reads the journal: rows that were settled stay as they are, rows that were in flight
-    become unknown and are not sent again, the rest is sent at once, within a new window.
+    off from then on; of one that is not paused it says who is at work, for a fleet takes over by itself. Otherwise
+    reads the journal: rows that were settled stay as they are, rows that were in flight become unknown and are not sent
+    again, the rest is sent at once, within a new window.
     """
     with failures(as_json=as_json):
         paused = unpaused(Reach(engine, state, operator), launch) if launch is not None else None

@@ -8,14 +8,16 @@ import time
 from typing import Final
 
 from flashcast.arm.clocks import HEARTBEATS_MIN
-from flashcast.arm.facts import Facts, Verdict
+from flashcast.arm.facts import Check, Facts, Verdict
 from flashcast.arm.facts import Heard as Listened
 from flashcast.arm.preflight import preflight as judge
 from flashcast.arm.readiness import LEASE_S
 from flashcast.campaign.records import SHARDS, LaunchRecord, ShardRecord
 from flashcast.campaign.store import Store
+from flashcast.clock import Clock
 from flashcast.engine.base import Engine
 from flashcast.go.follow import Heard, hear
+from flashcast.launch_control.shielding import shield_check
 
 LISTEN_S: Final = 1.6
 """Eight beats, of which five are wanted to compare the clocks."""
@@ -32,8 +34,10 @@ async def preflight(store: Store, name: str) -> tuple[LaunchRecord, Verdict]:
 async def gather_facts(store: Store, name: str) -> Facts:
     """What preflight goes by."""
     record, _ = await store.launch(name)
-    transit_s, heard = await asyncio.gather(
-        transit(store.engine), hear(store.engine, store.clock, beats=HEARTBEATS_MIN, patience_s=LISTEN_S)
+    transit_s, heard, shield = await asyncio.gather(
+        transit(store.engine),
+        hear(store.engine, store.clock, beats=HEARTBEATS_MIN, patience_s=LISTEN_S),
+        _shield(record, store.clock),
     )
     record, _ = await store.launch(record.launch)
     entries = await store.engine.durable.entries(f"{SHARDS}.{record.launch}")
@@ -45,7 +49,12 @@ async def gather_facts(store: Store, name: str) -> Facts:
         operator=store.operator.name,
         engine_warnings=store.engine.warnings,
         transit_ms=None if transit_s is None else transit_s * 1e3,
+        shield=shield,
     )
+
+
+async def _shield(record: LaunchRecord, clock: Clock) -> Check | None:
+    return await asyncio.to_thread(shield_check, record, clock) if record.shield is not None else None
 
 
 def _listened(one: Heard) -> Listened:

@@ -22,7 +22,7 @@ CHUNK_S: Final = 0.1
 """A paced launch claims what it sends in this time: so much is unknown when a worker is lost."""
 WORDS: Final = ("production", "sandbox")
 _REUSED: Final = (
-    "snapshot", "window_s", "unknown_policy", "pace", "stages", "guard", "require_approval",
+    "snapshot", "window_s", "unknown_policy", "pace", "stages", "guard", "require_approval", "shield",
 )  # fmt: skip
 """What the next launch of the same snapshot has from the one before it."""
 

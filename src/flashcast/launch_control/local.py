@@ -43,6 +43,8 @@ class LocalLaunch:
         self._state = state
         self._clock = clock
         self._fault: FlashcastError | None = None
+        self.begun: LaunchRecord | None = None
+        """The launch as this process began it."""
         hands = RealHands(state / "cache", lanes=lanes, clock=clock, outcomes=state / "launches" / launch / "outcomes")
         options = WorkerOptions(
             worker, socket.gethostname(), state, _DEVICES_MAX, frozenset({launch}), pauses=False, keep=True
@@ -58,7 +60,7 @@ class LocalLaunch:
         """Opens the engine and starts the worker."""
         self._thread.start()
 
-    def begin(self, snapshot: SnapshotRef, to: str, terms: dict[str, Any]) -> None:
+    def begin(self, snapshot: SnapshotRef, to: str, terms: dict[str, Any]) -> LaunchRecord:
         """Writes the record of a new launch, sealed and arming: the worker takes its shards."""
         if terms.get("require_approval"):
             raise InputError(
@@ -71,11 +73,12 @@ class LocalLaunch:
         )  # fmt: skip
         store = self._store()
 
-        async def write() -> None:
+        async def write() -> LaunchRecord:
             await store.engine.durable.create(launch_key(self.launch), record.to_bytes())
-            await store.transition(self.launch, Input.ARM, note=f"to {to}")
+            return await store.transition(self.launch, Input.ARM, note=f"to {to}")
 
-        self._thread.do(write())
+        self.begun = self._thread.do(write())
+        return self.begun
 
     def reopen(self, window_s: float, to: str) -> float:
         """Opens another window of ``window_s`` for a launch whose process died; returns the Unix time of its GO.
@@ -97,7 +100,11 @@ class LocalLaunch:
     def record(self) -> LaunchRecord:
         """The launch's record, as the worker has it, or the engine."""
         work = self.work
-        return work.record if work is not None else self._thread.do(self._store().launch(self.launch))[0]
+        return work.record if work is not None else self.read()
+
+    def read(self) -> LaunchRecord:
+        """The launch's record, as the engine has it."""
+        return self._thread.do(self._store().launch(self.launch))[0]
 
     def until_armed(self, progress: Callable[[int, int | None], None] | None = None) -> Run:
         """Waits until every shard is held and connected. Raises what keeps one of them from it."""
@@ -105,8 +112,10 @@ class LocalLaunch:
             work = self.work
             self._check(work)
             if work is not None and work.record.state is not State.ARMING:
-                if work.record.state is State.ARMED and work.holder.run is not None:
-                    return work.holder.run
+                run = work.holder.run
+                # Another terminal may have pressed GO the moment it was armed.
+                if run is not None and (work.record.state is State.ARMED or work.record.go is not None):
+                    return run
                 raise LifecycleError(
                     f"launch {self.launch} was taken to {work.record.state} by {work.record.trail[-1].by}"
                 )
@@ -115,7 +124,7 @@ class LocalLaunch:
 
     def is_over(self) -> bool:
         """Whether the launch has ended and its books are closed: there is nothing to take over."""
-        record, _ = self._thread.do(self._store().launch(self.launch))
+        record = self.read()
         return record.ended and not record.settling
 
     def until_taken_over(self, progress: Callable[[int, int | None], None] | None = None) -> Run:
@@ -136,12 +145,18 @@ class LocalLaunch:
 
     def go(self) -> LaunchRecord:
         """Presses GO, and returns when the worker has begun. Raises Lost where another terminal was quicker."""
-        work = self._work()
         pressed_at = self._clock.time()
         record = self._thread.do(press_go(self._store(), self.launch, at=pressed_at))
-        while not work.went and self._thread.running:
-            time.sleep(_POLL_S)
+        self.until_begun()
         return record
+
+    def until_begun(self) -> None:
+        """Waits until the worker has seen that the launch is live, whoever pressed GO, or that it was called off."""
+        work = self._work()
+        while self._thread.running and not (work.went or work.over.is_set()):
+            if work.record.go is not None and work.record.state is not State.LIVE:
+                return  # called off before the worker had begun
+            time.sleep(_POLL_S)
 
     def abort(self) -> None:
         """Calls the launch off; here at once, everywhere by the record."""
@@ -154,6 +169,21 @@ class LocalLaunch:
             pass  # it has just ended, or another terminal was quicker
         except FlashcastError as error:
             self._fault = error
+
+    def call_off(self) -> LaunchRecord | None:
+        """Calls off what nobody is to have launched; its record where GO was pressed all the same, by another terminal.
+
+        What is decided by the engine is told, not what the worker has seen of it yet.
+        """
+        if self._thread.worker is None:
+            return None  # it has not begun
+        try:
+            record = self._thread.do(self._store().transition(self.launch, Input.ABORT))
+        except LifecycleError:
+            record = self.read()  # it has ended, or somebody disarmed it
+        except InputError:
+            return None  # there is no record yet
+        return record if record.go is not None else None
 
     def over(self, timeout_s: float) -> bool:
         """Waits for the launch's end, at most ``timeout_s``; also where the worker broke."""

@@ -44,11 +44,13 @@ class Shield(Part):
     minutes: float = Field(gt=0, le=MINUTES_MAX, description="How long it lasts.")
     share: float = Field(1.0, gt=0, le=1, description="Share of the users that are in it.")
     features: tuple[FeatureOrAll, ...] = Field(
-        min_length=1, description='Features that are off; `"*"` is every one not in `keep`.'
+        min_length=1, strict=False, description='Features that are off; `"*"` is every one not in `keep`.'
     )
-    keep: tuple[Feature, ...] = Field((), description='Features that stay on where `features` has `"*"`.')
+    keep: tuple[Feature, ...] = Field(
+        (), strict=False, description='Features that stay on where `features` has `"*"`.'
+    )
     writes: Writes = Field(
-        Writes.SEND, description="`send` or `queue`: what becomes of writes of features that are off."
+        Writes.SEND, strict=False, description="`send` or `queue`: what becomes of writes of features that are off."
     )
     poll_s: int = Field(30, ge=5, le=3_600, description="Seconds from one poll of an app to the next.")
     poll_jitter_s: int = Field(15, ge=0, le=3_600, description="A random share of these seconds is added each time.")
@@ -74,6 +76,14 @@ class ShieldAct(NamedTuple):
 def is_launch(manual: Manual) -> bool:
     """Whether a decision is a launch's, and so a floor."""
     return manual.by.startswith(LAUNCH)
+
+
+def raised_by(published: Document | None, now: float) -> str | None:
+    """The launch whose shield is up at ``now``; None where none is. A label holds the head of a very long id."""
+    held = in_force(published, now)
+    if held is None or held.manual is None or not is_launch(held.manual) or now >= held.manual.until:
+        return None
+    return held.manual.by.removeprefix(LAUNCH)
 
 
 def raised(shield: Shield, launch: str, published: Document | None, now: float, *, salt: str, expect: int) -> ShieldAct:
