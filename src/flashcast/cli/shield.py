@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,6 +66,7 @@ async def raised(store: Store, record: LaunchRecord, at: str) -> FlashcastError 
     """
     if record.shield is None or record.shield.at != at:
         return None
+    from flashcast.campaign.lifecycle import State
     from flashcast.launch_control.shielding import not_published, raise_shield
 
     try:
@@ -73,6 +75,11 @@ async def raised(store: Store, record: LaunchRecord, at: str) -> FlashcastError 
         fault = not_published(record, error)
         tell(fault)
         return fault
+    with suppress(FlashcastError):
+        latest, _ = await store.launch(record.launch)
+        if latest.state in (State.ABORTED, State.SEALED):
+            # Called off while we published: whoever did so may have found no shield to lower.
+            await lowered(store, latest)
     return None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flashcast.cli import zombie_keys as keys
+from flashcast.cli import zombie_reports as reports
 from flashcast.cli import zombie_show as show
 from flashcast.cli.common import JsonOption, err, failures, print_json, print_text
 from flashcast.cli.fleet_options import Leaving, StateOption, answer, check_can_ask, entered, say
@@ -20,7 +21,6 @@ from flashcast.cli.zombie_options import (
     ByOption,
     KeyOption,
     NoteOption,
-    Place,
     ReplaceOption,
     RulesOption,
     TargetOption,
@@ -30,10 +30,11 @@ from flashcast.cli.zombie_options import (
     operator_label,
     seconds_of,
     share_of,
-    variable,
 )
+from flashcast.cli.zombie_repair import app as repair
 from flashcast.cli.zombie_servers import envoy, nginx
 from flashcast.errors import ExitCode, InputError
+from flashcast.zombie.place import Place, variable
 
 if TYPE_CHECKING:
     from flashcast.zombie.document import Document
@@ -46,6 +47,8 @@ app = typer.Typer(
     name="zombie", help="Keep apps working on what they have while the back end recovers.", no_args_is_help=True
 )
 app.add_typer(keys.app)
+app.add_typer(reports.app)
+app.add_typer(repair)
 app.command()(demo)
 app.command()(nginx)
 app.command()(envoy)
@@ -236,6 +239,15 @@ def watch(
         Path | None,
         typer.Option("--trace", help="File to append observations and decisions to; by default in the state folder."),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            help="PORT or HOST:PORT where values are pushed with POST /signals/NAME and FLASHCAST_ZOMBIE_PUSH_TOKEN; "
+            "on loopback where no host is named.",
+            show_default=False,
+        ),
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -250,7 +262,7 @@ def watch(
         from flashcast.cli.zombie_watch import watch_until_told
 
         place = Place(target, None, key, trust, rules)
-        asyncio.run(watch_until_told(place, trace, state, dry_run=dry_run, as_json=as_json))
+        asyncio.run(watch_until_told(place, trace, state, dry_run=dry_run, as_json=as_json, listen=listen))
 
 
 @app.command()
@@ -322,6 +334,8 @@ def _publish(place: Place, act: Act, by: str, url: str | None, note: str, *, rep
         say(f"A controller goes on from here; without one it holds until {moment(document.expires_at)}.")
     if not done.compared:
         say("warning: the store cannot tell whether somebody else published at the same moment; look again.")
+    if done.kept is False:
+        say("warning: no copy of it could be kept beside it; keep the file yourself if you will repair later.")
     if done.public is not None:
         say(f"{done.public.url} shows {done.public.seen.value} after {done.public.waited_s:g} s")
         for advice in done.public.advice:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashcast.cli.common import JsonOption, err, failures, print_json, print_text
-from flashcast.cli.zombie_options import VARIABLE, Place, variable
 from flashcast.errors import InputError
+from flashcast.zombie.place import VARIABLE, Place, variable
 
 if TYPE_CHECKING:
     from flashcast.zombie.document import Document

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from flashcast.cli.zombie_options import moment, share_of
 
 if TYPE_CHECKING:
-    from flashcast.cli.zombie_options import Place
     from flashcast.zombie.document import Document
     from flashcast.zombie.orders import Act
+    from flashcast.zombie.place import Place
     from flashcast.zombie.publish import Publication, Published
     from flashcast.zombie.trace import Replayed
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashcast.cli.common import err, print_line
-from flashcast.cli.zombie_options import Place, moment
+from flashcast.cli.zombie_options import moment
 from flashcast.clock import SystemClock
 from flashcast.errors import InputError
 from flashcast.state import default_state_path
 from flashcast.zombie.controller import Controller, Event, EventKind
 from flashcast.zombie.memory import MemoryFile
+from flashcast.zombie.place import VARIABLE, Place, variable
 from flashcast.zombie.post import Post
 from flashcast.zombie.signals import Signals
 from flashcast.zombie.trace import TraceWriter
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 
 async def watch_until_told(
-    place: Place, trace: Path | None, state: Path | None, *, dry_run: bool, as_json: bool
+    place: Place, trace: Path | None, state: Path | None, *, dry_run: bool, as_json: bool, listen: str | None = None
 ) -> None:
-    """Runs the controller until SIGINT or SIGTERM."""
+    """Runs the controller until SIGINT or SIGTERM; with ``listen`` beside a door for pushed values."""
     rules = place.rules
     if rules is None:
         raise InputError(
@@ -38,7 +39,7 @@ async def watch_until_told(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock = SystemClock()
     tell = _Teller(rules, as_json=as_json)
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         # Trying things out must not touch what the controller in earnest remembers.
         memory = None if dry_run else stack.enter_context(MemoryFile(folder / f"{rules.app}.controller.json"))
         kind = "dry-run.trace" if dry_run else "trace"
@@ -51,11 +52,31 @@ async def watch_until_told(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, controller.end)
-        tell.say("watching", target=place.target.url, trace=str(path), dry_run=dry_run)
+        door = await _door(listen, controller.signals, stack) if listen is not None else ""
+        tell.say("watching", target=place.target.url, trace=str(path), dry_run=dry_run, listening=door)
         await controller.run()
         document = controller.document
         until = moment(document.expires_at) if document is not None else "nothing is published"
         tell.say("ended", version=document.version if document else 0, in_force_until=until)
+
+
+async def _door(listen: str, signals: Signals, stack: AsyncExitStack) -> str:
+    """Opens the door for pushed values as long as ``stack`` lasts, and tells its address."""
+    from flashcast.zombie.push import CONNECTIONS_MAX, PushDoor
+    from flashcast.zombie.reports.config import secret
+    from flashcast.zombie.serving import address_of, require_uvicorn, serving
+    from flashcast.zombie.serving import listen as listening
+
+    require_uvicorn()
+    token = secret(f"{VARIABLE}PUSH_TOKEN", variable("PUSH_TOKEN"))
+    if token is None:
+        raise InputError(
+            f"--listen needs {VARIABLE}PUSH_TOKEN: whoever can push a value can switch apps off",
+            remedy="Make one with `openssl rand -hex 32`.",
+        )
+    made = listening(listen)
+    await stack.enter_async_context(serving(PushDoor(signals.push, token), made, connections=CONNECTIONS_MAX))
+    return address_of(made)
 
 
 class _Teller:

@@ -66,5 +66,6 @@ class Post:
     def publish(self, terms: Terms, lasts_s: int, expect: int) -> Document:
         """Publishes over version ``expect``, and returns the document. Raises what `publish` raises."""
         return publish(
-            self._target, terms, self._keys, lasts_s=lasts_s, trusted=self._trusted, expect=expect, clock=self._clock
-        ).document
+            self._target, terms, self._keys, lasts_s=lasts_s, trusted=self._trusted, expect=expect, history=True,
+            clock=self._clock,
+        ).document  # fmt: skip

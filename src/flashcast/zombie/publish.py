@@ -28,6 +28,7 @@ from flashcast.zombie.bounds import SPLITS_MAX
 from flashcast.zombie.client.http import Transport, urllib_transport
 from flashcast.zombie.document import Cohort, Document, Level, RefusedError, Terms, file_name
 from flashcast.zombie.envelope import Opened, open_sealed, seal
+from flashcast.zombie.history import keep
 from flashcast.zombie.keys import SigningKey, Trusted
 from flashcast.zombie.public import PublicCheck, check_public
 from flashcast.zombie.targets import Stored, SwappedError, Target, open_target
@@ -87,19 +88,22 @@ class Publication(NamedTuple):
     ``files``      in the order written
     ``compared``   whether the target made sure, for each file, that nobody else's was overwritten
     ``public``     what the public address showed; None where none was given
+    ``kept``       whether a copy was kept for repair; None where none was asked for
     """
 
     document: Document
     files: tuple[str, ...]
     compared: bool
     public: PublicCheck | None
+    kept: bool | None = None
 
 
 class _Job(NamedTuple):
-    """A file to write: what is there, what shall be."""
+    """A file to write: what is there, what shall be, and the document in that."""
 
     found: PublishedFile
     data: bytes
+    document: Document
 
 
 def read_published(target: Target | str | Path, app: str, trusted: Trusted) -> Published:
@@ -125,6 +129,7 @@ def publish(
     replace: bool = False,
     forget_cohorts: bool = False,
     public_url: str | None = None,
+    history: bool = False,
     clock: Clock | None = None,
     transport: Transport = urllib_transport,
     sleep: Callable[[float], None] = time.sleep,
@@ -137,6 +142,7 @@ def publish(
     forget_cohorts  splits that are published and not in ``terms.cohorts`` are set to normal, for the last time. By
                     default they are published as well: apps that ask for them are still about
     public_url      address of the directory or prefix as apps see it: fetched until the new document is there
+    history         keep a copy of the document, and of the one it replaces, for repair (see history.py)
 
     Raises InputError where the terms, the keys or a foreign file stand in the way; OvertakenError where ``expect`` is
     not what is there or somebody publishes at the same time; EnvironmentFault where the target fails. Unless the
@@ -159,14 +165,20 @@ def publish(
             document = chosen.document(
                 version=version, now=now, lasts_s=lasts_s, not_before=not_before, cohort=file.cohort
             )
-            return _Job(file, seal(document, keys))
+            return _Job(file, seal(document, keys), document)
 
         jobs = [job(file) for file in (found.main, *files)]
         compared = _write(at, jobs, believed)
+        kept = _keep(at, found.main, jobs[0].data, version, terms.app) if history else None
     name = found.main.name
     public = check_public(public_url, name, version, believed, transport=transport, sleep=sleep) if public_url else None
-    document = open_sealed(jobs[0].data, keyring.trusted(keys)).document
-    return Publication(document, tuple(one.found.name for one in jobs), compared, public)
+    return Publication(jobs[0].document, tuple(one.found.name for one in jobs), compared, public, kept)
+
+
+def _keep(at: Target, before: PublishedFile, data: bytes, version: int, app: str) -> bool:
+    """Copies for repair. The document before has one already, unless its publisher was killed before that."""
+    whole = before.opened is None or before.stored is None or keep(at, app, before.version, before.stored.data)
+    return keep(at, app, version, data) and whole
 
 
 def _splits(found: Published, terms: Terms, *, forget: bool) -> tuple[tuple[int, ...], frozenset[int]]:
@@ -230,11 +242,15 @@ def _put(at: Target, job: _Job, trusted: Trusted) -> bool:
     there = at.read(job.found.name)
     if there is None or there.data != job.data:
         now = _read(at, "", job.found.cohort, trusted, name=job.found.name)
-        if now.opened is not None:
+        if now.version >= job.document.version and now.opened and now.opened.document != job.document:
             raise _overtaken(at, job, trusted)
+        shows = now.fault or (f"version {now.version}, in other bytes" if now.opened else "no file")
+        if now.opened and now.version < job.document.version:
+            shows = f"still version {now.version}"
         raise EnvironmentFault(
-            f"{at.url}/{job.found.name} is not what was written to it",
-            remedy="Something else writes there, or the store does not keep what it is given.",
+            f"{at.url}/{job.found.name} is not what was written to it: reading it back gives {shows}",
+            remedy="Something else writes there, the store does not keep what it is given, or it is read through a "
+            "cache. Look at it again before you rely on it.",
         )
     return compared
 

@@ -187,6 +187,14 @@ class DirectoryTarget:
             _sync(self._path)
         return True
 
+    def names(self) -> list[str]:
+        """The names of the files here, in order; none where there is no directory. For repair."""
+        with self._told("list"):
+            try:
+                return sorted(entry.name for entry in os.scandir(self._path) if entry.is_file())
+            except FileNotFoundError:
+                return []
+
     def _sweep(self) -> None:
         # Of publishers that were killed: nobody else is at work while we hold the lock.
         for entry in os.scandir(self._path):
@@ -282,6 +290,13 @@ class StoreTarget:
                 self._store.put(at, data, attributes=attributes)
                 return False
         return mode != "overwrite"
+
+    def names(self) -> list[str]:
+        """As a directory's: the objects directly below the prefix."""
+        prefix = f"{self._path}/" if self._path else ""
+        with self._told("list", ""):
+            listed = self._store.list_with_delimiter(self._path or None)["objects"]
+            return sorted(one["path"].removeprefix(prefix) for one in listed)
 
     @contextmanager
     def _told(self, doing: str, name: str) -> Iterator[str]:
