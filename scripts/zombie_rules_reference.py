@@ -160,6 +160,7 @@ def _tables() -> dict[str, tuple[str, Callable[[], str]]]:
         "rules signals http": keys(rule_parts.HttpSignal, "HttpSignal"),
         "rules signals prometheus": keys(rule_parts.PrometheusSignal, "PrometheusSignal"),
         "rules signals pushed": keys(rule_parts.PushedSignal, "PushedSignal"),
+        "rules signals reports": keys(rule_parts.ReportsSignal, "ReportsSignal"),
         "rules rules": keys(rule_parts.RuleOf, "RuleOf"),
         "rules levels normal": keys(rule_parts.NormalLook, "NormalLook"),
         "rules levels": keys(rule_parts.Look, "Look"),

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from flashcast.cli.main import COMMANDS
-from flashcast.cli.zombie_options import VARIABLE
+from flashcast.zombie.place import VARIABLE
 from flashcast.zombie.rules import parse_rules
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,6 @@ def test_the_runbooks_commands_and_variables_exist() -> None:
     named = set(re.findall(r"flashcast (zombie [a-z]+(?: (?:new|show))?)", RUNBOOK))
     assert named
     assert named <= set(COMMANDS) | {"zombie keys"}
-    source = (ROOT / "src" / "flashcast" / "cli" / "zombie_options.py").read_text(encoding="utf-8")
+    source = (ROOT / "src" / "flashcast" / "zombie" / "place.py").read_text(encoding="utf-8")
     for name in re.findall(rf"{VARIABLE}([A-Z]+)", RUNBOOK):
         assert f'"{name}"' in source

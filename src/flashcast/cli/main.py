@@ -29,6 +29,7 @@ COMMANDS = (
     "status", "report", "audit", "shield", "worker", "workers",
     "zombie on", "zombie off", "zombie recover", "zombie status", "zombie watch", "zombie replay",
     "zombie keys new", "zombie keys show", "zombie demo", "zombie nginx", "zombie envoy",
+    "zombie repair spans", "zombie repair grants",
     "zombie reports import", "zombie reports serve", "zombie reports show", "zombie reports alarm",
     "herd forecast", "herd shape",
 )  # fmt: skip

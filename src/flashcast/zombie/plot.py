@@ -44,13 +44,16 @@ text { fill: #222; } .small { fill: #666; font-size: 12px; } .title { font-size:
 
 
 class Panel:
-    """One set of axes: ``x`` from ``x0`` to ``x1`` (seconds), ``y`` from 0 to ``top`` in a unit of the caller's.
+    """One set of axes: ``x`` from ``x0`` to ``x1`` in ``unit``, ``y`` from 0 to ``top`` in a unit of the caller's.
 
     ``told`` says in words what the picture shows. Series are drawn in the order in which they are added.
     """
 
-    def __init__(self, name: str, x0: float, x1: float, top: float, *, height: int = 260, told: str = "") -> None:
+    def __init__(
+        self, name: str, x0: float, x1: float, top: float, *, height: int = 260, told: str = "", unit: str = "s"
+    ) -> None:
         self.name = name
+        self.unit = unit
         self.height = height
         self.told = told or name
         self._x0, self._x1 = x0, max(x1, x0 + 1e-9)
@@ -97,7 +100,7 @@ class Panel:
             *(_drawn(*series, px, py) for series in self._series),
             *(_rule(py(y), label, box) for y, label in self._rules),
             *(_mark(px(x), label, row, box) for row, (x, label) in enumerate(self._marks)),
-            *(_second(self._x0 + x, px(self._x0 + x), box) for x in ticks(self._x1 - self._x0, 6)),
+            *(_moment(self._x0 + x, self.unit, px(self._x0 + x), box) for x in ticks(self._x1 - self._x0, 6)),
             _legend([(label, colour) for label, colour, *_ in self._series], left, top + 32),
         ]
         return f'<g role="img" aria-label="{escape(self.told)}">{"".join(parts)}</g>'
@@ -196,8 +199,8 @@ def _mark(x: float, label: str, row: int, box: _Box) -> str:
     return line + _text(x + (-4 if end else 4), box.top + 10 + 14 * (row % 4), label, "end" if end else "start")
 
 
-def _second(value: float, x: float, box: _Box) -> str:
-    return _text(x, box.bottom + 20, f"{short(value)} s", "middle")
+def _moment(value: float, unit: str, x: float, box: _Box) -> str:
+    return _text(x, box.bottom + 20, f"{short(value)} {unit}", "middle")
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:

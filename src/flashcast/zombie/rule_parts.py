@@ -124,7 +124,34 @@ class PushedSignal(Part):
         return self.fresh_s
 
 
-Signal = Annotated[HttpSignal | PrometheusSignal | PushedSignal, Field(discriminator="kind")]
+class ReportsSignal(Part):
+    """`kind = "reports"`: whether users complain about a feature more than at this hour of earlier days."""
+
+    kind: Literal["reports"] = Field(description="The alarm of complaints.")
+    config: str | None = Field(None, description="The file of complaints, on this machine. Either this or `url`.")
+    url: Address | None = Field(None, description="Where `flashcast zombie reports serve` listens; `/alarm` is added.")
+    feature: FeatureOrAll = Field("*", description='Of which feature; `"*"` is the worst of all.')
+    every_s: float = Field(15.0, ge=1, le=300, description="Seconds from one question to the next.")
+    timeout_s: float = Field(5.0, gt=0, le=30, description="Seconds after which there is no answer.")
+    token_file: str | None = Field(None, description="A file whose text is sent as bearer token.")
+    fresh_s: float | None = Field(
+        None, gt=0, le=86_400, description="Seconds after which it is missing; by default 120 and three questions."
+    )
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if (self.config is None) is (self.url is None):
+            raise ValueError("needs either config or url")
+        return self
+
+    @property
+    def stale_s(self) -> float:
+        """`fresh_s`, or what it is by default."""
+        return 120 + 3 * self.every_s + self.timeout_s if self.fresh_s is None else self.fresh_s
+
+
+Signal = Annotated[HttpSignal | PrometheusSignal | PushedSignal | ReportsSignal, Field(discriminator="kind")]
+KINDS: Final = ("http", "prometheus", "pushed", "reports")
 
 
 class RuleOf(Part):
@@ -251,7 +278,7 @@ class Recovery(Part):
 def told(fault: Any) -> str:
     """A fault as ``key: what; value was given``."""
     parts = [str(part) for part in fault["loc"]]
-    if parts[:1] == ["signals"] and len(parts) > 2 and parts[2] in ("http", "prometheus", "pushed"):
+    if parts[:1] == ["signals"] and len(parts) > 2 and parts[2] in KINDS:
         del parts[2]  # pydantic names the kind it has chosen
     if parts[-1:] == ["[key]"]:
         parts.pop()
@@ -262,12 +289,17 @@ def told(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{key}: there is no such key"
     if fault["type"] == "union_tag_not_found":
-        return f'{key}.kind: is missing; it is "http", "prometheus" or "pushed"'
+        return f"{key}.kind: is missing; it is {_one_of(KINDS)}"
     if fault["type"] == "union_tag_invalid":
-        return f'{key}.kind: {fault["ctx"]["tag"]!r} is not "http", "prometheus" or "pushed"'
+        return f"{key}.kind: {fault['ctx']['tag']!r} is not {_one_of(KINDS)}"
     given = fault["input"]
     if fault["type"] == "string_pattern_mismatch":
         return f"{key}: {given!r} does not match {fault['ctx']['pattern']}"
     if parts[-1:] == ["url"] or isinstance(given, dict | list):
         return f"{key}: {message}"  # an address may carry a password
     return f"{key}: {message[0].lower()}{message[1:]}; {given!r} was given"
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    quoted = [f'"{name}"' for name in names]
+    return f"{', '.join(quoted[:-1])} or {quoted[-1]}"

@@ -8,6 +8,7 @@ thread until the timeout, and neither a decision nor another signal.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Final, Protocol
 from urllib.parse import urlencode
 
 from flashcast.clock import Clock
-from flashcast.errors import EnvironmentFault, InputError
+from flashcast.errors import EnvironmentFault, FlashcastError, InputError
 from flashcast.zombie.client.http import HttpRequest, HttpResponse, Transport, TransportError, urllib_transport
 from flashcast.zombie.judging import Reading
-from flashcast.zombie.measures import Pushed, Sample, Window, checked_push, prometheus_value, pushed_value
-from flashcast.zombie.rule_parts import HttpSignal, PrometheusSignal, PushedSignal
+from flashcast.zombie.measures import AHEAD_S_MAX, Pushed, Sample, Window, checked_push, prometheus_value, pushed_value
+from flashcast.zombie.rule_parts import HttpSignal, PrometheusSignal, PushedSignal, ReportsSignal
 from flashcast.zombie.rules import Rules
 from flashcast.zombie.threads import in_thread
 
@@ -160,6 +161,55 @@ class PushedValues:
         return {self.name: Reading(self._last.value, max(0.0, self._clock.time() - self._last.at))}
 
 
+class ReportsAlarm:
+    """See `ReportsSignal`."""
+
+    def __init__(self, name: str, spec: ReportsSignal, clock: Clock, transport: Transport) -> None:
+        self.name, self.every_s = name, spec.every_s
+        self._spec, self._clock, self._transport = spec, clock, transport
+        self._last: tuple[float, float] | None = None
+
+    def ask(self) -> Callable[[], None]:
+        """See `Source`. The value is as old as the last moment in which every source of complaints was heard."""
+        # Arrow and SQLite are loaded where complaints are asked for, and nowhere else.
+        from flashcast.zombie.reports import watching
+
+        spec, now = self._spec, self._clock.time()
+        if spec.config is not None:
+            said = watching.document(watching.watch_file(Path(spec.config), now))
+        else:
+            said = json.loads(self._answer())
+        value, at = watching.value_of(said, spec.feature)
+        if at > now + AHEAD_S_MAX:
+            raise ValueError(f"it is from {at - now:.0f} s ahead; are the clocks right?")
+        if now - at > spec.stale_s:
+            raise ValueError(f"no source of complaints has been heard for {now - at:.0f} s")
+        return lambda: self._book(value, at)
+
+    def readings(self) -> dict[str, Reading]:
+        """See `Source`."""
+        if self._last is None:
+            return {}
+        value, at = self._last
+        return {self.name: Reading(value, max(0.0, self._clock.time() - at))}
+
+    def _answer(self) -> bytes:
+        spec = self._spec
+        headers = {"Cache-Control": "no-cache", **_authorized(spec.token_file)}
+        url = f"{(spec.url or '').rstrip('/')}/alarm"
+        request = HttpRequest("GET", url, headers, timeout_s=spec.timeout_s, response_bytes_max=ANSWER_BYTES_MAX)
+        try:
+            answer = self._transport(request)
+        except OSError as error:
+            raise EnvironmentFault(f"no answer: {error.strerror or type(error).__name__}") from None
+        if answer.status != 200:
+            raise ValueError(f"the answer is {answer.status}")
+        return answer.body
+
+    def _book(self, value: float, at: float) -> None:
+        self._last = (value, at)
+
+
 class Signals:
     """All signals of a rules file. Belongs to one event loop."""
 
@@ -183,6 +233,8 @@ class Signals:
                 found.append(HttpProbe(name, spec, clock, transport))
             elif isinstance(spec, PrometheusSignal):
                 found.append(PrometheusQuery(name, spec, clock, transport))
+            elif isinstance(spec, ReportsSignal):
+                found.append(ReportsAlarm(name, spec, clock, transport))
             else:
                 found.append(PushedValues(name, spec, clock))
         return cls(found, clock)
@@ -228,8 +280,8 @@ class Signals:
             book = await in_thread(source.ask)
             book()
             self.faults.pop(source.name, None)
-        except (EnvironmentFault, ValueError) as error:
-            self.faults[source.name] = error.message if isinstance(error, EnvironmentFault) else str(error)
+        except (FlashcastError, ValueError) as error:
+            self.faults[source.name] = error.message if isinstance(error, FlashcastError) else str(error)
         finally:
             del self._asking[source.name]
 
