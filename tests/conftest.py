@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from commands import required
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,15 +25,4 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def require_command() -> Callable[[str], str]:
     """Gives the path of a command. Where it is missing the test is skipped, or fails where CI is set."""
-
-    def require(command: str) -> str:
-        # Debian keeps nghttpd in /usr/sbin, which is not on everybody's PATH.
-        path = shutil.which(command, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
-        if path is not None:
-            return path
-        told = f"{command} is not installed; scripts/test installs it on Debian when run as root"
-        if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
-
-    return require
+    return required

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import time
 from pathlib import Path
 
@@ -184,3 +186,55 @@ def test_a_rehearsal_switches_nothing_off(
     done = flashcast("launch", path, "--audience", table, *where, *rehearsal)
     assert done.code == 0, done.told
     assert apps.document() is None
+
+
+def test_whatever_goes_wrong_with_the_shield_the_launch_goes_on(
+    state: Path, tmp_path: Path, apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed(state, with_shield(tmp_path / "campaign.toml", "go"), armed=True)
+    # No fault that anybody has foreseen: nobody has this home.
+    monkeypatch.setenv("FLASHCAST_ZOMBIE_TARGET", "~nobody-has-this-name/public")
+    checks = flashcast("preflight", "cup", "--json").document["checks"]
+    assert next(one["level"] for one in checks if one["name"] == "shield") == "fail"
+    done = flashcast("go", "cup", "--yes", "--no-watch")
+    assert done.code == ExitCode.ENVIRONMENT
+    assert "the shield of cup-1 could not be published" in done.told and "Traceback" not in done.told
+    assert flashcast("status", "cup", "--json").document["state"] == "live"
+
+
+def unreachable(simulator: SimulatorProcess, path: Path) -> Path:
+    """The simulator's file with ports at which nobody listens."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        path.write_text(re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{port}", simulator.config_path.read_text()))
+    return path
+
+
+def test_a_launch_that_cannot_be_armed_takes_its_shield_back_and_says_so(
+    state: Path, tmp_path: Path, apps: Apps, simulator: SimulatorProcess
+) -> None:
+    path, table = with_shield(tmp_path / "campaign.toml", "arm"), tmp_path / "devices.parquet"
+    devices(table, 100)
+    to = unreachable(simulator, simulator.config_path.with_name("nobody.toml"))
+    done = flashcast("launch", path, "--audience", table, "--to", to, "--yes")
+    assert done.code != 0
+    assert "for 10 min: feed, ads off" in done.told and "is down (version" in done.told
+    assert apps.shielded_by() is None
+
+
+@pytest.mark.parametrize("command", ["abort", "disarm"])
+def test_a_shield_that_cannot_be_taken_back_stops_no_one_from_calling_off_and_is_told(
+    state: Path, tmp_path: Path, apps: Apps, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    sealed(state, with_shield(tmp_path / "campaign.toml", "arm"))
+    assert flashcast("arm", "cup", "--no-wait", "--to", "sandbox").code == 0
+    with monkeypatch.context() as patch:
+        patch.delenv("FLASHCAST_ZOMBIE_KEY")
+        done = flashcast(command, "cup")
+    assert done.code == ExitCode.ENVIRONMENT
+    assert "the shield of cup-1 could not be published" in done.told and "--down takes it back" in done.told
+    assert flashcast("status", "cup", "--json").document["state"] == {"abort": "aborted", "disarm": "sealed"}[command]
+    assert apps.shielded_by() == "cup-1"
+    assert flashcast("shield", "cup", "--down").code == 0
+    assert apps.shielded_by() is None

@@ -57,6 +57,9 @@ RANKS = {
 PURE = (
     "wire", "arm.plan", "arm.preflight", "arm.readiness", "arm.share", "campaign.lifecycle", "deliver.pacing",
     "deliver.retry", "go.guard", "certainty", "latency", "model", "outcomes", "limits", "worker.members",
+    "zombie.bounds", "zombie.buckets", "zombie.client.core", "zombie.client.writes", "zombie.document",
+    "zombie.envelope", "zombie.herd.curves", "zombie.herd.forecast", "zombie.herd.storm", "zombie.judging",
+    "zombie.levels", "zombie.measures", "zombie.orders", "zombie.servers.table", "zombie.shield",
 )  # fmt: skip
 """Protocol and decisions: bytes and times come in as arguments."""
 IO = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from repair_receiver import Manner, receiving
 from typer.testing import CliRunner
 
 from flashcast.cli.main import app
-from flashcast.errors import CredentialError, InputError
-from flashcast.zombie.repair.deliver import Delivered, to_webhook
+from flashcast.errors import CredentialError, ExitCode, InputError
+from flashcast.zombie.repair.deliver import Delivered, Doubt, to_file, to_webhook
 from flashcast.zombie.repair.grants import Grant, grants_of
 from flashcast.zombie.repair.ledger import Ledger
 from flashcast.zombie.repair.rules import RepairRules, repair_rules_of
@@ -189,3 +190,86 @@ def test_a_ledger_serves_one_receiver_and_nothing_else_is_taken_for_one(tmp_path
 def test_an_address_in_the_clear_is_refused() -> None:
     with pytest.raises(InputError, match="user ids would pass in the clear"):
         rules(webhook={"url": "http://grants.example/"})
+
+
+def test_the_webhooks_secret_is_not_in_its_address_and_the_remedy_says_where() -> None:
+    with pytest.raises(InputError, match="name it in secret_env") as error:
+        rules(webhook={"url": "https://user:hunter2@grants.example/"})
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("zone", ["localtime", "posix/Europe/Berlin", "right/UTC", "../UTC", "Europe", ""])
+def test_a_zone_that_only_this_machine_knows_is_told_before_anything_is_counted(tmp_path: Path, zone: str) -> None:
+    with pytest.raises(InputError, match="is no time zone"):
+        rules({"zone": zone})
+    users = tmp_path / "users.jsonl"
+    users.write_text(json.dumps({"user": "u", "zone": zone}))
+    said = rules(users={"file": str(users), "zone": "zone"})
+    with pytest.raises(InputError, match="is no time zone"):
+        granted(tmp_path, said, "u 10:00 10:10")
+
+
+def test_what_is_wrong_with_the_receiver_leaves_no_ledger_and_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('app = "shop"\n[logs.web]\nformat = "nginx"\nuser = "query:who"\n[grants.streak]\n')
+    command = ["zombie", "repair", "grants", str(path), str(table(tmp_path / "spans.csv", "u 10:00 10:10"))]
+    for to, wrong in (("grants.txt", "neither webhook nor a file"), ("webhook", "have no [webhook]")):
+        done = CliRunner().invoke(app, [*command, "--to", to, "--ledger", str(tmp_path / "ledger")])
+        assert done.exit_code == ExitCode.USAGE and wrong in done.output
+    done = CliRunner().invoke(app, [*command, "--to", "grants.txt", "--dry-run"])
+    assert done.exit_code == ExitCode.USAGE
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["r.toml", "spans.csv"]
+    same = str(tmp_path / "same.jsonl")
+    done = CliRunner().invoke(app, [*command, "--to", same, "--ledger", same])
+    assert done.exit_code == ExitCode.USAGE and "is the ledger" in done.output
+
+
+HOSTILE = [
+    "=cmd|'/c calc'!A1",
+    'a,"b"',
+    "a\nb",
+    "a\rb",
+    "a\r\nb",
+    "a\tb",
+    "a\0b",
+    "' or 1=1 --",
+    "<script>",
+    "\u2028",
+    "x" * 5_000,
+]
+
+
+def test_a_file_gives_every_id_back_as_it_was(tmp_path: Path) -> None:
+    spans = tmp_path / "spans.csv"
+    with spans.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\r\n")
+        rows.writerow(COLUMNS)
+        for user in HOSTILE:
+            rows.writerow(
+                ["inc-1", user, "2026-03-28T10:00:00Z", "2026-03-28T10:10:00Z", "zombie", "*", "", 1, 0, 0, "web"]
+            )
+    said = rules()
+    for ending in ("csv", "jsonl"):
+        out = tmp_path / f"grants.{ending}"
+        with grants_of(said, spans) as grants, Ledger(tmp_path / f"{ending}.ledger") as ledger:
+            assert to_file(said, grants, ledger, out).done == len(HOSTILE)
+    with (tmp_path / "grants.csv").open(newline="") as file:
+        assert {row["user"] for row in csv.DictReader(file)} == set(HOSTILE)
+    lines = (tmp_path / "grants.jsonl").read_bytes().removesuffix(b"\n").split(b"\n")
+    assert {json.loads(line)["user"] for line in lines} == set(HOSTILE)
+
+
+def test_grants_in_doubt_keep_the_key_of_their_call_whatever_batch_says_now(tmp_path: Path) -> None:
+    users = ["u 10:00 10:10", "v 10:00 10:10"]
+    with receiving() as receiver:
+        receiver.way = lambda number: Manner(500)
+        webhook: dict[str, Any] = {"url": receiver.url, "attempts": 1}
+        assert delivered(tmp_path, webhook | {"batch": 2}, *users).doubt == 2
+        receiver.way = lambda number: Manner()
+        with pytest.raises(InputError, match="would have other keys"):
+            delivered(tmp_path, webhook, *users)
+        assert receiver.number == 1
+        assert delivered(tmp_path, webhook, *users, doubt=Doubt.SKIP).doubt == 2
+        assert delivered(tmp_path, webhook | {"batch": 5}, *users).done == 2
+    keys = [headers["idempotency-key"] for headers in receiver.headers]
+    assert len(keys) == 2 and len(set(keys)) == 1

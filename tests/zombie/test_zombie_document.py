@@ -180,6 +180,16 @@ def test_a_number_of_ten_thousand_digits_is_refused() -> None:
     assert reason(signed(b'{"format":1,"version":' + b"9" * 4_000 + b"}")) is Refusal.INVALID
 
 
+@pytest.mark.parametrize(
+    "more", [b'"x":{"a":1,"a":1}', b'"app":"shop"', b'"x":"\\ud800"', b'"x":' + b"[" * 100 + b"]" * 100, b'"x":NaN']
+)
+def test_what_parsers_disagree_about_is_refused_also_where_it_is_signed(more: bytes) -> None:
+    payload = document().payload[:-1] + b"," + more + b"}"
+    with pytest.raises(RefusedError) as refused:
+        open_sealed(envelope(payload, [(KEY.id, KEY.sign(SIGNED_PREFIX + payload))]), TRUSTED)
+    assert refused.value.reason is Refusal.INVALID
+
+
 def test_what_is_too_large_is_not_even_parsed() -> None:
     assert reason(b"[" * (ENVELOPE_BYTES_MAX + 1)) is Refusal.OVERSIZED
 

@@ -141,3 +141,19 @@ def test_a_reader_trusts_somebody() -> None:
     with pytest.raises(InputError, match="no trusted key"):
         trusted([])
     assert set(trusted([KEY, OTHER.public, KEY.public.text])) == {KEY.id, OTHER.id}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        bytes(32),
+        b"\x01" + bytes(31),
+        (2**255 - 20).to_bytes(32, "little"),
+        b"\xff" * 32,
+        (2**255 - 18).to_bytes(32, "little"),
+    ],
+    ids=["zeros", "the neutral element", "its negative", "no canonical form", "the neutral element in another form"],
+)
+def test_a_key_that_anybody_can_sign_for_or_that_is_none_is_refused(raw: bytes) -> None:
+    with pytest.raises(InputError, match="no public key"):
+        PublicKey(raw)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from zombie_data import KEY, NOW, TRUSTED, normal, zombie
+from zombie_moto import moto
 from zombie_nginx import nginx
 from zombie_s3 import aws_environment, s3
 
@@ -192,33 +192,10 @@ def _local_s3(tmp_path: Path, require: Callable[[str], str]) -> Iterator[tuple[s
 
 @contextmanager
 def _moto(tmp_path: Path, require: Callable[[str], str]) -> Iterator[tuple[str, Callable[[str], bytes | None]]]:
-    command = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}")
-    if command is None:
-        pytest.skip("moto_server is not installed; the local S3 server of these tests stands in for it")
-    with (tmp_path / "moto.log").open("wb") as log:
-        process = subprocess.Popen([command, "-H", "127.0.0.1", "-p", "0"], stdout=log, stderr=log)
-        try:
-            url = _address(tmp_path / "moto.log", process)
-            with pytest.MonkeyPatch.context() as patch:
-                for name, value in aws_environment(url).items():
-                    patch.setenv(name, value)
-                made = urllib_transport(HttpRequest("PUT", f"{url}/bucket", {"x-amz-acl": "public-read"}))
-                assert made.status == 200
-                yield "s3://bucket", lambda name: _fetched(f"{url}/bucket/{name}")
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """The address that moto writes when it listens."""
-    waited = threading.Event()
-    while process.poll() is None:
-        for word in log.read_text(errors="replace").split():
-            if word.startswith("http://127.0.0.1:"):
-                return word.rstrip("/")
-        waited.wait(0.02)
-    pytest.fail(f"moto_server ended: {log.read_text(errors='replace')[-500:]}")
+    with moto(tmp_path) as url, pytest.MonkeyPatch.context() as patch:
+        for name, value in aws_environment(url).items():
+            patch.setenv(name, value)
+        yield "s3://bucket", lambda name: _fetched(f"{url}/bucket/{name}")
 
 
 def _fetched(url: str) -> bytes | None:

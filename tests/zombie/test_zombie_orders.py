@@ -80,6 +80,13 @@ def test_off_is_for_everybody_and_no_controller_raises_it_for_a_time() -> None:
     assert handed_over.terms.manual is None
 
 
+def test_the_end_keeps_the_drain_period_for_apps_that_hear_of_it_only_then() -> None:
+    published = document(zombie(drain_s=900))
+    assert orders.switch_off(published, NOW, app="shop", for_s=0, by="kim", expect=7).terms.drain_s == 900
+    assert recover(published, share=1).terms.drain_s == 900
+    assert orders.switch_off(None, NOW, app="shop", for_s=0, by="kim", expect=0).terms.drain_s == 600
+
+
 def recover(published: Document | None, **changes: Any) -> orders.Act:
     return orders.recover(published, NOW, **({"by": "kim", "expect": 7} | changes))
 

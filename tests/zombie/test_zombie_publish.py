@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from zombie_data import KEY, NOW, OTHER, TRUSTED, normal, sealed, zombie
 from zombie_nginx import nginx
-from zombie_s3 import Bucket, aws_environment, s3
+from zombie_s3 import Bucket, s3_in_environment
 
 from flashcast.clock import FixedClock
 from flashcast.errors import BusyError, EnvironmentFault, InputError
@@ -32,11 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    with s3() as made:
-        for name, value in aws_environment(made.url).items():
-            monkeypatch.setenv(name, value)
+    with s3_in_environment(monkeypatch) as made:
         yield made
 
 

@@ -66,7 +66,7 @@ async def watch_with(said: Rules, folder: Path, transport: Transport = urllib_tr
     return await Watch(folder, said=said, clock=clock, signals=Signals.of(said, clock, transport)).begins()
 
 
-@pytest.mark.parametrize("way", ["silent", "closed", "garbage", "refusing"])
+@pytest.mark.parametrize("way", ["silent", "closed", "garbage", "refusing", "dripping", "broken off"])
 @pytest.mark.parametrize("at", [Z, R])
 def test_no_protection_is_lost_when_prometheus_stops_answering(tmp_path: Path, at: Level, way: str) -> None:
     patience_s = 5.0
@@ -84,9 +84,11 @@ def test_no_protection_is_lost_when_prometheus_stops_answering(tmp_path: Path, a
             if at is R:
                 await watch.until(R)
             before = watch.published
+            if way in ("silent", "dripping"):
+                patience_s = 0.05
             if way == "silent":
                 server.falls_silent()
-                patience_s = 0.05
+            server.drips, server.breaks_off = way == "dripping", way == "broken off"
             server.body = b"<html>502</html>" if way == "garbage" else None
             server.status = 503 if way == "refusing" else 200
             if way != "closed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from level_data import BAD, GOOD, NOTHING, SLOW, TABLE, Story
 from watch_data import Watch
-from zombie_data import NOW
+from zombie_data import KEY
 
+from flashcast.clock import FixedClock
 from flashcast.errors import InputError
 from flashcast.zombie.document import Level
 from flashcast.zombie.judging import Reading
 from flashcast.zombie.levels import Order, State, Table, decide
-from flashcast.zombie.rules import load_rules
-from flashcast.zombie.trace import TraceWriter, read_trace, replay, replay_file
+from flashcast.zombie.publish import publish
+from flashcast.zombie.rules import load_rules, parse_rules
+from flashcast.zombie.shield import raised, shield_of
+from flashcast.zombie.trace import Recorded, Start, Tick, TraceWriter, read_trace, replay, replay_file
 
-INCIDENT = Path(__file__).parent / "incident.jsonl"
-"""Recorded by `flashcast zombie demo` in its run without zombie mode: the service collapses and does not come back."""
-EXPERIMENT = Path(__file__).parents[2] / "examples" / "zombie" / "experiment.toml"
+TRACES = Path(__file__).parent / "traces"
+"""Recorded by examples/herd/incidents.py: real runs of the experiment, each with the rules it was decided by."""
+INCIDENTS = ["good", "monitoring-down", "step-back"]
 
 
 def recorded(path: Path, story: Story, script: list[tuple[dict[str, Reading], int]], **options: int) -> TraceWriter:
@@ -154,29 +158,113 @@ def test_a_table_of_a_recording_is_the_table(tmp_path: Path) -> None:
     assert Table.model_validate_json(json.dumps(start["table"])) == TABLE
 
 
-def test_an_incident_of_the_experiment_is_decided_alike_live_and_replayed(tmp_path: Path) -> None:
-    said = load_rules(EXPERIMENT)
-    replayed = replay_file(INCIDENT, said.table)
-    (change,) = replayed.changes
-    assert (change.level, change.buckets) == ("zombie", 1000)
-    # The push goes out at 4 s; errors are above 5 a second from 8 s on.
-    assert 8 < change.at < 10
+def incident(name: str) -> tuple[Path, Table]:
+    """A recorded incident, and the table of its rules."""
+    return TRACES / f"{name}.jsonl", load_rules(TRACES / f"{name}.rules.toml").table
 
-    async def live() -> list[tuple[str, int, str]]:
-        watch = await Watch(tmp_path, said=said).begins()
-        decided = []
-        for line in map(json.loads, INCIDENT.read_text().splitlines()):
-            watch.clock.advance(NOW + line.pop("t") - watch.clock.time())
-            watch.dials.values = line
-            decision = watch.controller.tick()
+
+@pytest.mark.parametrize("name", INCIDENTS)
+def test_a_recorded_incident_replays_to_every_decision_that_was_made(name: str) -> None:
+    trace, table = incident(name)
+    recorded = [entry.recorded for entry in read_trace(trace.read_bytes().splitlines(True)) if isinstance(entry, Tick)]
+    assert len(recorded) > 200
+    assert None not in recorded
+    for known in (None, table):
+        found = replay_file(trace, known)
+        assert (found.compared, found.different, found.differences) == (len(recorded), 0, ())
+        assert found.same_rules is True
+    levels = [level for level, _ in groupby(change.level for change in found.changes)]
+    assert levels[:3] == ["shielded", "zombie", "recovering"]
+    assert levels[-1] == "normal"
+
+
+@pytest.mark.parametrize("name", INCIDENTS)
+def test_decisions_also_come_out_to_the_letter(name: str) -> None:
+    trace, _ = incident(name)
+    story: list[tuple[Recorded | None, Recorded]] = []
+    state, table = None, None
+    for entry in read_trace(trace.read_bytes().splitlines(True)):
+        if isinstance(entry, Start):
+            state, table = entry.state, entry.table
+            continue
+        assert state is not None
+        assert table is not None
+        decision = decide(table, state, entry.readings, entry.at, entry.order)
+        state = decision.state
+        story.append((entry.recorded, Recorded(state.level.value, state.buckets, decision.why.value, decision.text)))
+    assert [recorded for recorded, _ in story] == [again for _, again in story]
+
+
+def test_the_incidents_show_what_they_are_kept_for() -> None:
+    changes = {name: replay_file(*incident(name)).changes for name in INCIDENTS}
+    assert "step_back" in [one.why for one in changes["step-back"]]
+    ticks = [one for one in read_trace((TRACES / "monitoring-down.jsonl").open("rb")) if isinstance(one, Tick)]
+    held = [one for one in ticks if one.recorded is not None and one.recorded.why == "held_missing"]
+    assert len(held) > 20
+    assert {(one.recorded.level, one.recorded.buckets) for one in held if one.recorded is not None} == {
+        (held[0].recorded.level, held[0].recorded.buckets) if held[0].recorded is not None else None
+    }, "while monitoring says nothing, nothing is lowered"
+    after = [change for change in changes["monitoring-down"] if change.at > held[-1].at]
+    assert after[0].why in ("step", "lowered"), "and goes on once it does"
+
+
+CHANGED = {
+    "a threshold": ("above = 1.5", "above = 6"),
+    "how long": ("for_s = 0", "for_s = 20"),
+    "when it is clear": ("clear = 0.9", "clear = 0.3"),
+    "the steps": ("steps = [", "steps = [0.17, "),
+    "a dwell time": ("step_min_s = 10", "step_min_s = 30"),
+    "a share": ("share = 0.85", "share = 0.95"),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+def test_a_changed_rule_decides_otherwise_and_the_replay_says_so(changed: str) -> None:
+    trace, _ = incident("good")
+    rules, (said, instead) = (TRACES / "good.rules.toml").read_text(encoding="utf-8"), CHANGED[changed]
+    assert said in rules
+    found = replay_file(trace, parse_rules(rules.replace(said, instead, 1).encode()).table)
+    assert found.same_rules is False
+    assert found.different > 0
+    assert found.differences[0].recorded != found.differences[0].replayed
+
+
+def test_a_trace_that_was_tampered_with_is_noticed(tmp_path: Path) -> None:
+    trace, table = incident("good")
+    lines = trace.read_text(encoding="utf-8").splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if '"why":"raised"' in line)
+    lines[at] = lines[at].replace('"level":"zombie","buckets":850', '"level":"zombie","buckets":849')
+    (tmp_path / "t").write_text("".join(lines))
+    assert replay_file(tmp_path / "t", table).different == 1
+
+
+@pytest.mark.parametrize("name", INCIDENTS)
+def test_a_controller_that_is_shown_an_incident_live_does_what_was_done_then(name: str, tmp_path: Path) -> None:
+    """Its sources say what was recorded, and the launch publishes its shield when it did."""
+    trace, table = incident(name)
+    said = load_rules(TRACES / f"{name}.rules.toml")
+    ticks = [one for one in read_trace(trace.read_bytes().splitlines(True)) if isinstance(one, Tick)]
+    (order,) = (tick.order for tick in ticks if tick.order is not None)
+    assert order.until is not None
+    shield = shield_of({"app": said.app, "minutes": 0.8, "share": order.buckets / 1000, "features": ["feed"]})
+
+    async def live() -> Watch:
+        watch = await Watch(tmp_path, said=said, clock=FixedClock(ticks[0].at - 1)).begins()
+        for tick, coming in zip(ticks, [*ticks[1:], ticks[-1]], strict=True):
+            watch.clock.advance(max(tick.at - watch.clock.time(), 0.0))
+            if coming.order is not None:
+                now, found = order.until - 48, watch.published
+                act = raised(shield, "herd-1", found, now, salt="s", expect=found.version)
+                assert act.terms is not None
+                publish(watch.target, act.terms, [KEY], lasts_s=act.lasts_s, expect=act.expect, clock=watch.clock)
+            watch.dials.recorded = tick.readings
+            watch.controller.tick()
             await watch.controller.settle()
-            decided.append((decision.state.level.value, decision.state.buckets, decision.why.value))
-        return decided
+        return watch
 
-    decided = asyncio.run(live())
-    again = replay_file(tmp_path / "kept.trace.jsonl", said.table)
-    assert (again.compared, again.different, again.same_rules) == (len(decided), 0, True)
-    assert [(one.level, one.why, one.at - NOW) for one in again.changes] == [
-        (change.level, change.why, pytest.approx(change.at, abs=1e-3))
-    ]
-    assert decided[-1] == (replayed.state.level.value, replayed.state.buckets, "held_unclear")
+    watch = asyncio.run(live())
+    again = replay_file(watch.trace, table)
+    assert (again.compared, again.different, again.same_rules) == (len(ticks), 0, True)
+    then = [(one.level, one.buckets, one.why) for one in replay_file(trace).changes]
+    assert [(one.level, one.buckets, one.why) for one in again.changes] == then
+    assert watch.published.level is Level.NORMAL

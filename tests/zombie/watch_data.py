@@ -29,7 +29,14 @@ def rules(**changes: Any) -> Rules:
         "app": "shop",
         "levels": {
             "shielded": {"off": ["feed"], "min_s": 30},
-            "zombie": {"off": ["*"], "keep": ["payments"], "writes": "queue", "min_s": 60, "poll_s": 20},
+            "zombie": {
+                "off": ["*"],
+                "keep": ["payments"],
+                "writes": "queue",
+                "min_s": 60,
+                "poll_s": 20,
+                "drain_s": 900,
+            },
         },
         "recovery": {"steps": [0.1, 0.5, 1.0], "step_min_s": 90, "back_min_s": 15},
         "signals": {"errors": {"kind": "pushed"}, "latency": {"kind": "pushed"}},
@@ -49,11 +56,15 @@ class Dials:
 
     def __init__(self) -> None:
         self.values: dict[str, float | None] = {"errors": 0.0, "latency": 0.0}
+        self.recorded: dict[str, Reading] | None = None
+        """Readings of a recording, in place of the values."""
 
     def ask(self) -> Callable[[], None]:
         raise AssertionError("nobody asks a dial")
 
     def readings(self) -> dict[str, Reading]:
+        if self.recorded is not None:
+            return self.recorded
         return {name: Reading(value, 0.5) for name, value in self.values.items() if value is not None}
 
 
@@ -82,10 +93,10 @@ class Watch:
         self.controller = Controller(
             self.rules,
             signals or Signals([self.dials], self.clock),
-            Post(self.target, "shop", [KEY], self.clock),
+            Post(self.target, self.rules.app, [KEY], self.clock),
             clock=self.clock,
             memory=self.memory,
-            trace=TraceWriter(self.trace, "shop", self.rules.table),
+            trace=TraceWriter(self.trace, self.rules.app, self.rules.table),
             salts=lambda: f"salt-{self.clock.time():.0f}",
             tell=self.events.append,
             **options,
@@ -113,7 +124,7 @@ class Watch:
     @property
     def published(self) -> Document:
         """What anybody can read."""
-        document = read_published(self.target, "shop", TRUSTED).document
+        document = read_published(self.target, self.rules.app, TRUSTED).document
         assert document is not None
         return document
 

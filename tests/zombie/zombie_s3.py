@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 
 class Stored(NamedTuple):
@@ -35,6 +38,8 @@ class Bucket:
         self.after_put: Callable[[str], None] = lambda key: None
         self.alter: Callable[[bytes], bytes] = lambda data: data
         """What the store makes of what it is given."""
+        self.shows: Callable[[str, bytes], bytes | None] = lambda key, data: data
+        """What it answers to those who read; None for nothing. Its ETag is that of what it keeps."""
         self.lose_answers = 0
         """So many PUTs are done and answered with 500: who repeats them meets what they wrote."""
         self.lock = threading.Lock()
@@ -47,9 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         stored = self.bucket.objects.get(self._key())
-        if stored is None:
+        data = self.bucket.shows(self._key(), stored.data) if stored is not None else None
+        if data is None:
             return self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        return self._answer(200, stored.data, stored)
+        return self._answer(200, data, stored)
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -116,6 +122,17 @@ def s3() -> Iterator[Bucket]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def s3_in_environment(patch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """`s3`, where obstore in this process finds it, and no other."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
+    with s3() as made:
+        for name, value in aws_environment(made.url).items():
+            patch.setenv(name, value)
+        yield made
 
 
 def aws_environment(endpoint: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from flashcast.cli.fleet_options import (
     document_of,
     say,
 )
-from flashcast.errors import EnvironmentFault
+from flashcast.errors import EnvironmentFault, ExitCode, FlashcastError
 
 if TYPE_CHECKING:
     from flashcast.campaign.store import Store
@@ -55,9 +55,10 @@ def abort(
             leaving.text = f"{record.launch} stays called off; its workers settle what was on the wire"
             lowering = asyncio.create_task(shield.lowered(store, record))
             done = await drained(store, record) if wait else Drained(record)
-            await lowering
+            still_up.append(await lowering)
             return done
 
+        still_up: list[FlashcastError | None] = []
         with Leaving() as leaving:
             done = controlled(Reach(engine, state, operator), work)
         if as_json:
@@ -70,3 +71,5 @@ def abort(
                 f"{done.record.launch} is called off, but {', '.join(done.waiting_for)} did not say to have stopped",
                 remedy="A worker without the engine stops by itself within a second; see `flashcast workers`.",
             )
+    if any(still_up):
+        raise typer.Exit(int(ExitCode.ENVIRONMENT))

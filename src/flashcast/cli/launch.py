@@ -232,8 +232,13 @@ class discarded_unless_live:  # noqa: N801 - used as a context manager
         if error is None or session.live or session.resuming:
             return
         with held_interrupts() as interrupts:
+            known = len(session.shielding.faults)
             theirs = session.call_off()
             if theirs is None:
+                session.shielding.wait()
+                _tell_shield(session)
+                for fault in session.shielding.faults[known:]:
+                    tell(fault)
                 session.discard()
                 return
             if isinstance(error, FlashcastError):

@@ -24,7 +24,7 @@ app = typer.Typer(
 
 COMMANDS = (
     "check", "demo", "launch", "simulate", "schema",
-    "campaign create", "campaign list", "campaign show", "campaign edit",
+    "campaign create", "campaign list", "campaign show", "campaign edit", "campaign delete",
     "seal", "arm", "preflight", "approve", "go", "abort", "disarm", "pause", "resume",
     "status", "report", "audit", "shield", "worker", "workers",
     "zombie on", "zombie off", "zombie recover", "zombie status", "zombie watch", "zombie replay",

@@ -83,14 +83,20 @@ async def raised(store: Store, record: LaunchRecord, at: str) -> FlashcastError 
     return None
 
 
-async def lowered(store: Store, record: LaunchRecord) -> None:
-    """Lowers the shield of a launch that was called off, where it may be up; else it ends by itself."""
+async def lowered(store: Store, record: LaunchRecord) -> FlashcastError | None:
+    """Lowers the shield of a launch that was called off, where it may be up, and says so.
+
+    Returns what kept it from being lowered, having said that: then it ends by itself.
+    """
     if record.shield is None:
-        return
+        return None
     from flashcast.launch_control.shielding import lower_shield, may_be_up, not_published
 
     if may_be_up(record):
         try:
             say(await asyncio.to_thread(lower_shield, record, store.clock))
         except FlashcastError as error:
-            tell(not_published(record, error))
+            fault = not_published(record, error)
+            tell(fault)
+            return fault
+    return None

@@ -337,7 +337,8 @@ def _publish(place: Place, act: Act, by: str, url: str | None, note: str, *, rep
     if done.kept is False:
         say("warning: no copy of it could be kept beside it; keep the file yourself if you will repair later.")
     if done.public is not None:
-        say(f"{done.public.url} shows {done.public.seen.value} after {done.public.waited_s:g} s")
+        warning = "" if done.public.seen == "new" else "warning: apps do not get this version yet: "
+        say(f"{warning}{done.public.url} shows {done.public.seen.value} after {done.public.waited_s:g} s")
         for advice in done.public.advice:
             say(f"  {advice}")
 

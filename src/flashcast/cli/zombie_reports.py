@@ -124,7 +124,7 @@ def import_(
             done = import_file(
                 file, store, Intake(said, _secret("USER_KEY", said)), chosen, source=name, now=time.time(),
                 malformed_max=malformed, covers=span, form=form.value if form else None, encoding=encoding, zone=zone,
-                dry_run=dry_run, tell=_progress,
+                named=[one.rpartition("=")[0] for one in mapped or []], dry_run=dry_run, tell=_progress,
             )  # fmt: skip
         if as_json:
             print_json({**vars(done), "dry_run": dry_run})

@@ -13,6 +13,8 @@ PAYLOAD_BYTES_MAX: Final = 16_384
 minute by 10 million apps it is still 2.7 GB/s that a CDN compresses to a third."""
 ENVELOPE_BYTES_MAX: Final = 24_576
 """A payload of 16,384 bytes is 21,846 in base64url; eight signatures of 130 bytes and some room."""
+JSON_DEPTH_MAX: Final = 100
+"""Lists and objects within each other. A document has 3 levels; parsers differ in how many they bear."""
 SIGNATURES_MAX: Final = 8
 """Two are the rule while a key rotates. A verification costs a phone 0.1 ms: eight are nothing, a thousand would be."""
 VERSION_MAX: Final = 2**53 - 1

@@ -24,7 +24,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from flashcast.errors import InputError
 from flashcast.zombie.bounds import (
@@ -32,6 +32,7 @@ from flashcast.zombie.bounds import (
     DRAIN_S_MAX,
     FEATURE_CHARS_MAX,
     FEATURES_MAX,
+    JSON_DEPTH_MAX,
     LABEL_CHARS_MAX,
     LIFETIME_S_MAX,
     LOCALES_MAX,
@@ -296,7 +297,7 @@ class Document(Terms):
         if type(number) is not int:
             raise RefusedError(Refusal.INVALID, "format: is no integer")
         if number != FORMAT:
-            raise RefusedError(Refusal.UNSUPPORTED, f"format {number} is not known here", remedy="Update this client.")
+            raise RefusedError(Refusal.UNSUPPORTED, "its format is not known here", remedy="Update this client.")
         try:
             return cls.model_validate_json(payload)
         except ValidationError as error:
@@ -326,12 +327,32 @@ def file_name(app: str, cohort: Cohort | None = None) -> str:
 
 
 def parsed_object(data: bytes) -> dict[str, Any] | None:
-    """The object that ``data`` is in JSON (RFC 8259, UTF-8, no byte order mark), or None where it is none."""
+    """The object that ``data`` is in JSON (RFC 8259, UTF-8, no byte order mark), or None where it is none.
+
+    Stricter than json.loads, so that all clients judge alike: no lone surrogates, no key twice in one object,
+    `JSON_DEPTH_MAX` levels, integers of 4,300 digits at most.
+    """
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        # json.loads lets surrogates pass, pydantic's parser equal keys: what both take is what is meant.
+        from_json(data, allow_inf_nan=False)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_equal_keys)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _nests_within(value, JSON_DEPTH_MAX) else None
+
+
+def _without_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return fields
+
+
+def _nests_within(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_nests_within(part, levels - 1) for part in parts)
 
 
 def json_schema() -> dict[str, Any]:
@@ -388,10 +409,6 @@ def tidy_schema(node: Any) -> None:
         node.update({key: value for key, value in kept[0].items() if key not in node})
     for value in list(node.values()):
         tidy_schema(value)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _told(error: ValidationError) -> str:

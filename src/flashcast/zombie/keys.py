@@ -20,6 +20,11 @@ from flashcast.errors import CredentialError, InputError
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 KEY_ID_CHARS: Final = 16
+_P: Final = 2**255 - 19
+_D: Final = -121665 * pow(121666, -1, _P) % _P
+_Y_OF_ORDER_8: Final = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+"""And its negative: the points whose double has y = 0. The other small orders have y of 0, 1 and -1."""
+_SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _Y_OF_ORDER_8, _P - _Y_OF_ORDER_8})
 KEY_FILE_BYTES_MAX: Final = 10_000
 """An Ed25519 key in PEM has 119 bytes; comments are welcome, disks are not read whole."""
 
@@ -32,6 +37,11 @@ class PublicKey:
     def __init__(self, raw: bytes) -> None:
         if len(raw) != KEY_BYTES:
             raise InputError(f"a public key has {KEY_BYTES} bytes, not {len(raw)}")
+        if not _is_sound(raw):
+            raise InputError(
+                "this is no public key: no point of the curve, or one that anybody can sign for",
+                remedy="Copy it again; `flashcast zombie keys show FILE` prints it.",
+            )
         self.raw: Final = bytes(raw)
         self.id: Final = key_id(raw)
         self._key = Ed25519PublicKey.from_public_bytes(self.raw)
@@ -192,6 +202,20 @@ def trusted(keys: Iterable[PublicKey | SigningKey | str]) -> Trusted:
     if not found:
         raise InputError("no trusted key is given", remedy="Name at least one public key.")
     return {key.id: key for key in found}
+
+
+def _is_sound(raw: bytes) -> bool:
+    """Whether 32 bytes are the canonical form of a point (RFC 8032 section 5.1.3), and one of no small order.
+
+    OpenSSL takes any bytes. For a point of small order, such as a placeholder of zeros, anybody can sign; what is no
+    point is a slip of whoever copied a key, and better noticed before an app is released than never.
+    """
+    y = int.from_bytes(raw, "little") & ~(1 << 255)  # the topmost bit is the sign of x
+    if y >= _P or y in _SMALL_ORDER_Y:
+        return False
+    x_squared = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
+    # Euler's criterion; x = 0, whose sign would be ambiguous, has y of 1 or -1 and is of small order.
+    return pow(x_squared, (_P - 1) // 2, _P) == 1
 
 
 def key_id(raw: bytes) -> str:

@@ -83,7 +83,7 @@ def switch_off(published: Document | None, now: float, *, app: str, for_s: float
     """Normal, for everybody at once. For ``for_s`` seconds no controller raises it; 0 leaves that to the rules."""
     salt = published.salt if published is not None else "0"
     manual = _manual(by, now, for_s) if for_s else None
-    said = terms(app=app, level=Level.NORMAL, salt=salt, manual=manual)
+    said = terms(app=app, level=Level.NORMAL, salt=salt, manual=manual, **_draining(published))
     return _act(said, for_s or LASTS_S, expect, "normal for every user")
 
 
@@ -111,10 +111,15 @@ def recover(
     buckets = max((rung for rung in rungs if rung < held.buckets), default=0) if share is None else _still_in(share)
     manual = _manual(by, now, for_s) if for_s else None
     if buckets == 0:
-        said = terms(app=held.app, level=Level.NORMAL, salt=held.salt, manual=manual)
+        said = terms(app=held.app, level=Level.NORMAL, salt=held.salt, manual=manual, **_draining(held))
         return _act(said, for_s or LASTS_S, expect, "every user is back: normal")
     said = held.terms.changed(level=Level.RECOVERING, buckets=buckets, manual=manual)
     return _act(said, for_s or LASTS_S, expect, f"recovering: {_percent(BUCKETS - buckets)} of users are back")
+
+
+def _draining(published: Document | None) -> dict[str, int]:
+    """The drain period goes on: apps that hear of the end only now still have writes from before it."""
+    return {"drain_s": published.drain_s} if published is not None else {}
 
 
 def _still_in(back: float) -> int:

@@ -41,6 +41,10 @@ def _is_address(url: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Address = Annotated[str, Field(max_length=2_048), AfterValidator(_is_address)]
+CaFile = Annotated[
+    str | None,
+    Field(description="A PEM file of the certificate authorities to trust instead of the system's, for `https://`."),
+]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
@@ -48,6 +52,11 @@ class Part(BaseModel):
     """A table of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _check_authorities(url: str | None, ca_file: str | None) -> None:
+    if ca_file is not None and not (url or "").startswith("https://"):
+        raise ValueError("ca_file is for https://, and nothing is asked by that")
 
 
 class HttpSignal(Part):
@@ -64,6 +73,7 @@ class HttpSignal(Part):
         (), max_length=50, description="Statuses that are no failure; by default 200 to 399."
     )
     token_file: str | None = Field(None, description="A file whose text is sent as bearer token.")
+    ca_file: CaFile = None
     fresh_s: float | None = Field(
         None,
         gt=0,
@@ -75,6 +85,7 @@ class HttpSignal(Part):
     def _window_is_kept(self) -> Self:
         if not self.every_s <= self.window_s <= SAMPLES_MAX * self.every_s:
             raise ValueError(f"window_s {self.window_s:g} is not between every_s and {SAMPLES_MAX} times every_s")
+        _check_authorities(self.url, self.ca_file)
         return self
 
     @property
@@ -98,9 +109,15 @@ class PrometheusSignal(Part):
         None, description="The value where the query has none (no series, NaN); by default the signal is then missing."
     )
     token_file: str | None = Field(None, description="A file whose text is sent as bearer token.")
+    ca_file: CaFile = None
     fresh_s: float | None = Field(
         None, gt=0, le=86_400, description="Seconds after which it is missing; by default three queries and a timeout."
     )
+
+    @model_validator(mode="after")
+    def _authorities_are_asked(self) -> Self:
+        _check_authorities(self.url, self.ca_file)
+        return self
 
     @property
     def stale_s(self) -> float:
@@ -134,6 +151,7 @@ class ReportsSignal(Part):
     every_s: float = Field(15.0, ge=1, le=300, description="Seconds from one question to the next.")
     timeout_s: float = Field(5.0, gt=0, le=30, description="Seconds after which there is no answer.")
     token_file: str | None = Field(None, description="A file whose text is sent as bearer token.")
+    ca_file: CaFile = None
     fresh_s: float | None = Field(
         None, gt=0, le=86_400, description="Seconds after which it is missing; by default 120 and three questions."
     )
@@ -142,6 +160,7 @@ class ReportsSignal(Part):
     def _has_one_place(self) -> Self:
         if (self.config is None) is (self.url is None):
             raise ValueError("needs either config or url")
+        _check_authorities(self.url, self.ca_file)
         return self
 
     @property

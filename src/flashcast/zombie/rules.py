@@ -95,7 +95,8 @@ class Rules(Part):
             normal = self.levels.normal
             return Terms(
                 app=self.app, salt=salt, incident=incident, poll_s=normal.poll_s, poll_jitter_s=normal.poll_jitter_s,
-                cohorts=self.cohorts,
+                # For apps that hear of the end only now, and still have writes from before it.
+                drain_s=self.levels.zombie.drain_s, cohorts=self.cohorts,
             )  # fmt: skip
         look = self.look(origin)
         return Terms(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -17,6 +17,9 @@ from flashcast.errors import EnvironmentFault, InputError
 BACKLOG: Final = 1_024
 CLOSE_S_MAX: Final = 10
 """Requests that are open at the end are waited for so long."""
+HEAD_S_MAX: Final = 10.0
+"""The head of a request must be there by then. uvicorn waits for ever, and who opens connections and says nothing
+would have them all."""
 LOOPBACK: Final = "127.0.0.1"
 
 
@@ -64,11 +67,37 @@ def require_uvicorn() -> Any:
     return uvicorn
 
 
+class Patience:
+    """Which connections have kept us waiting for a request's head for ``seconds``. Pure: it is told the time.
+
+    A connection is uvicorn's protocol: its ``cycle`` is its latest request, None before the first.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[Any, tuple[Any, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Patience {len(self._waiting)} waiting>"
+
+    def exhausted(self, connections: Iterable[Any], now_s: float) -> list[Any]:
+        """Those to close. One that was answered since we looked is another wait, however idle it looks."""
+        waiting = {}
+        for one in connections:
+            if one.cycle is None or one.cycle.response_complete:
+                cycle, since_s = self._waiting.get(one, (None, now_s))
+                waiting[one] = (one.cycle, since_s if cycle is one.cycle else now_s)
+        self._waiting = waiting
+        return [one for one, (_, since_s) in waiting.items() if now_s - since_s >= self._seconds]
+
+
 @asynccontextmanager
-async def serving(app: Any, made: socket.socket, *, connections: int, proxies: str = "") -> AsyncIterator[None]:
+async def serving(
+    app: Any, made: socket.socket, *, connections: int, proxies: str = "", head_s: float = HEAD_S_MAX
+) -> AsyncIterator[None]:
     """Serves ``app`` as long as the context lasts, then waits for requests that are open.
 
-    ``proxies``: addresses, by commas, whose X-Forwarded-For is believed.
+    ``proxies``: addresses, by commas, whose X-Forwarded-For is believed. ``head_s``: see `HEAD_S_MAX`.
     """
     uvicorn = require_uvicorn()
 
@@ -83,11 +112,22 @@ async def serving(app: Any, made: socket.socket, *, connections: int, proxies: s
         ws="none",
     )  # fmt: skip
     server = Server(config)
-    task = asyncio.get_running_loop().create_task(server.serve(sockets=[made]))
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(server.serve(sockets=[made]))
+    closing = loop.create_task(_close_slow(server.server_state.connections, head_s))
     try:
         yield
     finally:
+        closing.cancel()
         server.should_exit = True
         await asyncio.wait([task])
         made.close()
     task.result()
+
+
+async def _close_slow(connections: set[Any], seconds: float) -> None:
+    patience, loop = Patience(seconds), asyncio.get_running_loop()
+    while True:
+        for one in patience.exhausted(list(connections), loop.time()):
+            one.transport.close()
+        await asyncio.sleep(seconds / 4)

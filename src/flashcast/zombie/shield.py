@@ -46,9 +46,7 @@ class Shield(Part):
     features: tuple[FeatureOrAll, ...] = Field(
         min_length=1, strict=False, description='Features that are off; `"*"` is every one not in `keep`.'
     )
-    keep: tuple[Feature, ...] = Field(
-        (), strict=False, description='Features that stay on where `features` has `"*"`.'
-    )
+    keep: tuple[Feature, ...] = Field((), strict=False, description='Features that stay on where `features` has `"*"`.')
     writes: Writes = Field(
         Writes.SEND, strict=False, description="`send` or `queue`: what becomes of writes of features that are off."
     )

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import ssl
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlencode
@@ -62,8 +64,9 @@ class HttpProbe:
         spec, begun_ns = self._spec, self._clock.monotonic_ns()
         headers = {"Cache-Control": "no-cache", **_authorized(spec.token_file)}
         request = HttpRequest("GET", spec.url, headers, timeout_s=spec.timeout_s, response_bytes_max=PROBE_BYTES_MAX)
+        carry = _trusting(spec.ca_file, self._transport)
         try:
-            status = self._transport(request).status
+            status = carry(request).status
         except (TransportError, OSError):
             # Refused at once or silent for ever: for a user it is the longest wait there is.
             sample = Sample(begun_ns, True, spec.timeout_s * 1e3)
@@ -109,8 +112,9 @@ class PrometheusQuery:
         return {self.name: Reading(value, max(0.0, (self._clock.monotonic_ns() - at_ns) / 1e9))}
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
+        carry = _trusting(self._spec.ca_file, self._transport)
         try:
-            return self._transport(request)
+            return carry(request)
         except OSError as error:
             raise EnvironmentFault(f"no answer: {error.strerror or type(error).__name__}") from None
 
@@ -198,8 +202,9 @@ class ReportsAlarm:
         headers = {"Cache-Control": "no-cache", **_authorized(spec.token_file)}
         url = f"{(spec.url or '').rstrip('/')}/alarm"
         request = HttpRequest("GET", url, headers, timeout_s=spec.timeout_s, response_bytes_max=ANSWER_BYTES_MAX)
+        carry = _trusting(spec.ca_file, self._transport)
         try:
-            answer = self._transport(request)
+            answer = carry(request)
         except OSError as error:
             raise EnvironmentFault(f"no answer: {error.strerror or type(error).__name__}") from None
         if answer.status != 200:
@@ -284,6 +289,22 @@ class Signals:
             self.faults[source.name] = error.message if isinstance(error, FlashcastError) else str(error)
         finally:
             del self._asking[source.name]
+
+
+def _trusting(ca_file: str | None, transport: Transport) -> Transport:
+    """What carries a question: ``transport``, or one that trusts the authorities in a file, which is read each time.
+
+    That the file cannot be used is a fault of ours, and says nothing of the server: it is no failed probe.
+    """
+    if ca_file is None:
+        return transport
+    try:
+        tls = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"ca_file {ca_file} holds no certificate authorities: {error.strerror or error}"
+        ) from None
+    return partial(urllib_transport, tls=tls)
 
 
 def _authorized(token_file: str | None) -> dict[str, str]:

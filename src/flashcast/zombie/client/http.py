@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -95,20 +96,22 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
         # So many digits that int() would refuse them mean for ever just the same.
         return float(value[:18])
     try:
-        at = parsedate_to_datetime(value).timestamp()
+        said = parsedate_to_datetime(value)
+        # asctime's form names no zone; it is in UTC all the same (RFC 9110 section 5.6.7), not in the device's.
+        at = (said if said.tzinfo else said.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return max(0.0, at - now) if math.isfinite(at) else None
 
 
-def urllib_transport(request: HttpRequest) -> HttpResponse:
-    """Carries a request by urllib: the system's proxies and certificate authorities, no redirects, one deadline.
+def urllib_transport(request: HttpRequest, *, tls: ssl.SSLContext | None = None) -> HttpResponse:
+    """Carries a request by urllib: the system's proxies, no redirects, one deadline. ``tls``: by default the system's.
 
     urllib's own timeout begins anew with every byte, so that a server that drips holds its client for ever; here the
     connection is shut down at the deadline, whatever it is doing.
     """
     watch = _Watch()
-    opener = _opener(watch)
+    opener = _opener(watch, tls)
     timer = threading.Timer(request.timeout_s, watch.end)
     timer.daemon = True
     timer.start()
@@ -180,7 +183,7 @@ class _Watch:
                 pass  # closed already
 
 
-def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
+def _opener(watch: _Watch, tls: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
     """HTTP, HTTPS and the system's proxies. urllib's own opener would read files and follow redirects as well."""
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -189,7 +192,7 @@ def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Http(watch),
-        _Https(watch),
+        _Https(watch, tls),
     ):
         opener.add_handler(handler)
     return opener
@@ -205,12 +208,15 @@ class _Http(urllib.request.HTTPHandler):
 
 
 class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, watch: _Watch, tls: ssl.SSLContext | None) -> None:
         super().__init__()
         self._watch = watch
+        self._tls = tls
 
     def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_followed(http.client.HTTPSConnection, self._watch), req, context=_tls_context())
+        return self.do_open(
+            _followed(http.client.HTTPSConnection, self._watch), req, context=self._tls or _tls_context()
+        )
 
 
 def _followed(kind: type[http.client.HTTPConnection], watch: _Watch) -> Any:

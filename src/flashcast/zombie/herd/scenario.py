@@ -153,7 +153,7 @@ def read_fields(path: Path) -> dict[str, Any]:
         document = tomllib.loads(text.decode())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from None
     flat: dict[str, Any] = {}
     for name, value in document.items():

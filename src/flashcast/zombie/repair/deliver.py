@@ -40,6 +40,7 @@ FAILURES_MAX: Final = 20
 """Calls in a row that came to nothing, each after all its attempts: then the receiver is down, and the run ends."""
 _AHEAD: Final = 4
 """Intents for each call under way: what one sync of the ledger pays for."""
+_ENDINGS: Final = (".jsonl", ".csv")
 _CSV: Final = ("key", "grant", "incident", "user", "from", "until", "minutes", "dates", "levels", "payload")
 _LENGTH: Final = "length"
 _LOOK_S: Final = 0.2
@@ -80,8 +81,13 @@ Stop = Callable[[], bool]
 
 
 def receiver_of(rules: RepairRules, to: str) -> str:
-    """A receiver's name in the ledger: ``webhook https://host/path``, or ``file /path``. Without query and password."""
+    """A receiver's name in the ledger: ``webhook https://host/path``, or ``file /path``. Without query and password.
+
+    Raises InputError where it is neither, or the rules have no webhook.
+    """
     if to != "webhook":
+        if Path(to).suffix not in _ENDINGS:
+            raise InputError(f"--to {to}: is neither webhook nor a file that ends in {' or '.join(_ENDINGS)}")
         return f"file {Path(to).expanduser().absolute()}"
     if rules.webhook is None:
         raise InputError("--to webhook: the rules have no [webhook]", remedy="Add it, or give a file.")
@@ -180,10 +186,13 @@ class _Run:
         if fresh:
             yield call_name(fresh), fresh
         self._doubtful = {grant.key for batch in again.values() for grant in batch}
-        if self._batch > 1:
-            yield from again.items()
-        else:
-            yield from ((call_name([grant]), [grant]) for batch in again.values() for grant in batch)
+        if self._batch == 1 and any(name != grant.key for name, batch in again.items() for grant in batch):
+            raise InputError(
+                "webhook.batch: grants in doubt were sent several in a call, with a key of its own; one by one they "
+                "would have other keys, and could be granted twice",
+                remedy="Set batch as it was until none is in doubt; or add --doubt skip.",
+            )
+        yield from again.items()
 
     def _intend(self, calls: Sequence[tuple[str, list[Grant]]]) -> None:
         self._ledger.put(Entry(grant.key, State.SENT, name, 0, 0) for name, batch in calls for grant in batch)
@@ -240,9 +249,10 @@ def to_file(
     stop: Stop = lambda: False,
 ) -> Delivered:
     """Writes every grant that is not done to ``out`` (.jsonl or .csv), which is there when all are in it."""
-    if out.suffix not in (".jsonl", ".csv"):
-        raise InputError(f"--to {out}: is neither webhook nor a file that ends in .jsonl or .csv")
-    ledger.belongs_to(rules.app, receiver_of(rules, str(out)))
+    receiver = receiver_of(rules, str(out))
+    if out.absolute() == ledger.path.absolute():
+        raise InputError(f"--to {out} is the ledger", remedy="Give the ledger a file of its own.")
+    ledger.belongs_to(rules.app, receiver)
     part = out.with_name(f".{out.name}.part")
     length = int(ledger.meta(_LENGTH) or 0)
     found = Delivered(grants=len(grants))
@@ -308,7 +318,8 @@ def _csv_line(grant: Grant) -> str:
     told = grant.told
     said = told | {"dates": " ".join(told["dates"]), "levels": " ".join(told["levels"])}
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(
+    # The writer quotes what is in its line end: with "\n" alone, an id with "\r" would be two rows to most readers.
+    csv.writer(text, lineterminator="\r\n").writerow(
         [json.dumps(said[name], separators=(",", ":")) if name == "payload" else said[name] for name in _CSV]
     )
-    return text.getvalue()
+    return text.getvalue().removesuffix("\r\n") + "\n"

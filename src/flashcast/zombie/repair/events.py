@@ -126,10 +126,12 @@ def _seen(log: Log, head: str | None, app: App, window: Window, *, has_users: bo
             raise InputError(f"logs.{log.name}: {error.args[0]}") from None
 
     offset = round(rules.offset_s * 1_000_000)
-    at, until = f"{shape.at} + {offset}", "CAST(NULL AS BIGINT)"
+    # A time at the end of what can be counted must not end the run.
+    at_of_line = f"try({shape.at} + {offset})"
+    at, until = at_of_line, "CAST(NULL AS BIGINT)"
     if rules.evidence == "queue":
         at = microseconds_of(value(rules.queued_at))
-        until = microseconds_of(value(rules.replayed_at)) if rules.replayed_at else f"{shape.at} + {offset}"
+        until = microseconds_of(value(rules.replayed_at)) if rules.replayed_at else at_of_line
     file = f"regexp_extract({shape.path}, {literal(_file_pattern(app, rules.under or ''))}, ['file', 'part', 'parts'])"
     relevant = {
         "poll": "d.file <> '' AND status IN (200, 304) AND method = 'GET'",

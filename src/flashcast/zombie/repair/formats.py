@@ -114,8 +114,11 @@ def literal(text: str) -> str:
 
 
 def microseconds_of(text: str) -> str:
-    """SQL: microseconds of Unix seconds or ISO 8601; NULL for anything else. Without a zone it is UTC."""
-    number = f"CAST(round(try_cast({text} AS DECIMAL(20,6)) * 1000000) AS BIGINT)"
+    """SQL: microseconds of Unix seconds or ISO 8601; NULL for anything else. Without a zone it is UTC.
+
+    Devices send such times, so one that is too large to be a time is none either, and must end nothing.
+    """
+    number = f"try_cast(round(try_cast({text} AS DECIMAL(20,6)) * 1000000) AS BIGINT)"
     return f"coalesce({number}, epoch_us(try_cast({text} AS TIMESTAMPTZ)))"
 
 

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 from flashcast.errors import InputError
 from flashcast.zombie.repair.database import columns_of, database, load_users, scan_of
 from flashcast.zombie.repair.formats import literal
-from flashcast.zombie.repair.rules import GrantRules, RepairRules
+from flashcast.zombie.repair.rules import GrantRules, RepairRules, is_zone
 from flashcast.zombie.repair.spans import COLUMNS
 
 KEY_CHARS: Final = 32
@@ -140,12 +139,10 @@ def _load(db: Any, scan: str, rules: RepairRules) -> None:
         return
     load_users(db, Path(rules.users.file), rules.users.id, rules.users.user, rules.users.zone)
     for (zone,) in db.execute("select distinct zone from users where zone is not null").fetchall():
-        try:
-            ZoneInfo(zone)
-        except (KeyError, ValueError, OSError):
+        if not is_zone(zone):
             raise InputError(
                 f"users.zone: {zone[:64]!r} in {rules.users.file} is no time zone", remedy="Write it as Europe/Berlin."
-            ) from None
+            )
     db.execute('create table zones as select "user" as who, max(zone) as zone from users group by "user"')
 
 

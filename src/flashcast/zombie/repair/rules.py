@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from flashcast.errors import InputError
 from flashcast.zombie.bounds import CLOCK_SKEW_S
 from flashcast.zombie.document import App, Feature, tidy_schema
 from flashcast.zombie.rule_parts import Address, Name, Part, told
+from flashcast.zombie.toml_file import read_toml
 
 RULES_BYTES_MAX: Final = 1 << 20
 LOGS_MAX: Final = 32
@@ -30,18 +30,28 @@ REMEDY: Final = "docs/reference/zombie-repair.md tells every key."
 _FIELD: Final = r"[A-Za-z0-9_.()-]{1,64}"
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
+_MACHINE_ZONES: Final = ("localtime", "posixrules")
+_MACHINE_FOLDERS: Final = ("posix/", "right/")
+
 Ref = Annotated[str, Field(pattern=rf"^(address|(query|header|cookie|field):{_FIELD})$")]
 FieldName = Annotated[str, Field(pattern=rf"^{_FIELD}$")]
 Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$")]
 
 
-def _is_zone(name: str) -> str:
+def is_zone(name: str) -> bool:
+    """Whether it is a time zone that Python and DuckDB both know: not one that only names this machine's files."""
     from zoneinfo import ZoneInfo
 
     try:
         ZoneInfo(name)
-    except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError, no fault to pydantic
-        raise ValueError("is no time zone; write it as Europe/Berlin") from None
+    except (ValueError, OSError, KeyError):
+        return False
+    return name not in _MACHINE_ZONES and not name.startswith(_MACHINE_FOLDERS)
+
+
+def _is_zone(name: str) -> str:
+    if not is_zone(name):
+        raise ValueError("is no time zone; write it as Europe/Berlin")
     return name
 
 
@@ -175,6 +185,12 @@ class GrantRules(Part):
         return self.between[1] <= self.between[0]
 
 
+def _is_bare(url: object) -> object:
+    if isinstance(url, str) and "@" in urlsplit(url).netloc:
+        raise ValueError("has a user name or password; put the secret into the environment and name it in secret_env")
+    return url
+
+
 def _is_safe(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
@@ -185,7 +201,9 @@ def _is_safe(url: str) -> str:
 class WebhookRules(Part):
     """`[webhook]`: who is called."""
 
-    url: Annotated[Address, AfterValidator(_is_safe)] = Field(description="An https:// address that takes POST.")
+    url: Annotated[Address, BeforeValidator(_is_bare), AfterValidator(_is_safe)] = Field(
+        description="An https:// address that takes POST."
+    )
     secret_env: str | None = Field(
         None, pattern=r"^[A-Z][A-Z0-9_]{0,99}$", description="The environment variable with the secret."
     )
@@ -222,18 +240,7 @@ class RepairRules(Part):
 
 def load_repair_rules(path: Path) -> RepairRules:
     """The rules in a TOML file. Raises InputError with everything that is wrong."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(RULES_BYTES_MAX + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", remedy="Give the path of a TOML file.") from None
-    if len(data) > RULES_BYTES_MAX:
-        raise InputError(f"{path} has more than {RULES_BYTES_MAX:,} bytes: these are no rules", remedy=REMEDY)
-    try:
-        raw = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is no TOML: {error}", remedy=REMEDY) from None
-    return repair_rules_of(raw, str(path))
+    return repair_rules_of(read_toml(path, RULES_BYTES_MAX, REMEDY), str(path))
 
 
 def repair_rules_of(raw: dict[str, Any], where: str = "the rules of repair") -> RepairRules:

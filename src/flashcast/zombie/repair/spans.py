@@ -75,6 +75,7 @@ def find_spans(
         raise InputError(f"--out {out}: ends in neither .parquet nor .csv")
     chosen = _chosen(rules, logs)
     reaching = [version for version in versions if version.reaches]
+    _spare(out, [*(path for log in chosen for path in log.paths), *([Path(rules.users.file)] if rules.users else [])])
     if not reaching:
         raise InputError(
             "nothing was ever off in this history: there is nothing to repair",
@@ -105,6 +106,14 @@ def find_spans(
         found = _counted(db, counts, len(versions), out)
         _write(db, [log.name for log in chosen], out)
     return found
+
+
+def _spare(out: Path, read: Sequence[Path]) -> None:
+    """Raises InputError where the table would take the place of something else."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a directory", remedy="Name a file in it.")
+    if out.exists() and any(out.samefile(path) for path in read if path.exists()):
+        raise InputError(f"--out {out}: is one of the files to read", remedy="Name another file.")
 
 
 def _chosen(rules: RepairRules, logs: Mapping[str, Sequence[str]]) -> list[Log]:

@@ -19,6 +19,8 @@ AHEAD_S_MAX: Final = 300
 LATE_S_MAX: Final = 86_400
 """How old a complaint from an open source may be: an app may have been offline for a day. Beyond, and where its clock
 is ahead, the time of receipt counts, so that nobody can rewrite last week from outside."""
+FAULTS_TOLD_MAX: Final = 20
+"""Of one complaint; an answer must not be many times as long as what was sent."""
 
 # --- The file ------------------------------------------------------------------------------------
 CONFIG_BYTES_MAX: Final = 1 << 20

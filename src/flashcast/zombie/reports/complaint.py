@@ -91,7 +91,8 @@ def seconds_of_time(value: object, zone: tzinfo | None = None, unit: Literal["s"
     if isinstance(value, str):
         text = value.strip()
         try:
-            value = float(text)
+            # Python would take 1_800_000_000 and the digits of any script.
+            value = float(text if text.isascii() and "_" not in text else "")
         except ValueError:
             try:
                 moment = datetime.fromisoformat(text)
@@ -175,7 +176,8 @@ class Intake:
         try:
             found = _Said.model_validate(dict(one))
         except ValidationError as error:
-            return None, [_fault(fault) for fault in error.errors(include_url=False, include_context=False)]
+            found_wrong = error.errors(include_url=False, include_context=False)
+            return None, [_fault(fault) for fault in found_wrong[: bounds.FAULTS_TOLD_MAX]]
         faults = []
         name = found.source or source
         known = self.config.sources.get(name) if name else None

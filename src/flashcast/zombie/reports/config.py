@@ -6,7 +6,6 @@ FLASHCAST_ZOMBIE_REPORTS_USER_KEY the key by which users are hashed.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from flashcast.errors import EnvironmentFault, InputError
 from flashcast.zombie.document import App, Feature
 from flashcast.zombie.reports import bounds
 from flashcast.zombie.rule_parts import Name, told
+from flashcast.zombie.toml_file import read_toml
 
 OTHER: Final = "other"
 """The feature of complaints that name none."""
@@ -107,6 +107,16 @@ class FeatureOf(_Part):
     patterns: tuple[Pattern, ...] = Field(
         (), max_length=bounds.PATTERNS_MAX, description="Regular expressions (RE2) found anywhere, in any case."
     )
+
+    def fault(self) -> str:
+        """What is wrong with the patterns together, which are asked as one: RE2 bounds its size. Empty for nothing."""
+        from flashcast.zombie.reports.sorting import check_pattern, joined
+
+        try:
+            check_pattern(joined(self.patterns))
+        except ValueError:
+            return "together are too large for RE2; use `words`, or fewer of them"
+        return ""
 
 
 class AlarmOf(_Part):
@@ -213,6 +223,7 @@ class ReportsConfig(_Part):
             found.append(f"features.{OTHER}: is the name of what no feature fits")
         if sum(len(feature.patterns) for feature in self.features.values()) > bounds.PATTERNS_IN_ALL_MAX:
             found.append(f"features: have more than {bounds.PATTERNS_IN_ALL_MAX} patterns in all; `words` are cheaper")
+        found += [f"features.{name}.patterns: {why}" for name, one in self.features.items() if (why := one.fault())]
         for name, profile in self.profiles.items():
             if profile.source is not None and profile.source not in self.sources:
                 found.append(f"profiles.{name}.source: there is no source {profile.source!r}")
@@ -221,18 +232,7 @@ class ReportsConfig(_Part):
 
 def load_config(path: Path) -> ReportsConfig:
     """The file at ``path``; its store is made relative to it. Raises InputError with everything that is wrong."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(bounds.CONFIG_BYTES_MAX + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", remedy="Give the path of a TOML file.") from None
-    if len(data) > bounds.CONFIG_BYTES_MAX:
-        raise InputError(f"{path} has more than {bounds.CONFIG_BYTES_MAX:,} bytes", remedy=REMEDY)
-    try:
-        raw = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is no TOML: {error}", remedy=REMEDY) from None
-    found = config_of(raw, str(path))
+    found = config_of(read_toml(path, bounds.CONFIG_BYTES_MAX, REMEDY), str(path))
     return found.model_copy(update={"store": str(path.parent / found.store)})
 
 

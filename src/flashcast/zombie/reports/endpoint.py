@@ -55,6 +55,8 @@ from flashcast.zombie.reports.watching import Watched, document, watch
 from flashcast.zombie.threads import in_thread
 
 _LINES: Final = (b"application/x-ndjson", b"application/jsonl", b"application/x-jsonlines")
+_FIELDS_MAX: Final = 20
+"""Of a query."""
 _PATHS: Final = {
     "/reports": ("POST", "OPTIONS"),
     "/counts": ("GET", "HEAD"),
@@ -196,7 +198,10 @@ class Endpoint:
             raise problem(429, "too many complaints", (b"retry-after", str(math.ceil(wait_s)).encode()))
 
     async def _counts(self, scope: Scope) -> Answer:
-        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), max_num_fields=20))
+        try:
+            query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), max_num_fields=_FIELDS_MAX))
+        except ValueError:
+            raise problem(422, f"the query has more than {_FIELDS_MAX} fields") from None
         try:
             asked = Asked.of(query, self._clock.time())
         except InputError as error:

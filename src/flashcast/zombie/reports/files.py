@@ -84,12 +84,10 @@ def _decoded(file: Any, encoding: str | None) -> TextIO:
     buffered = io.BufferedReader(file)
     if encoding is None:
         encoding = _encoding(buffered.peek(4)[:4])
-    else:
-        try:
-            codecs.lookup(encoding)
-        except LookupError:
-            raise InputError(f"--encoding {encoding!r} is not known", remedy="Such as utf-8, utf-16, cp1252.") from None
-    return io.TextIOWrapper(buffered, encoding=encoding, newline="")
+    try:
+        return io.TextIOWrapper(buffered, encoding=encoding, newline="")
+    except LookupError:
+        raise InputError(f"--encoding {encoding!r} is not known", remedy="Such as utf-8, utf-16, cp1252.") from None
 
 
 def _encoding(begins: bytes) -> str:

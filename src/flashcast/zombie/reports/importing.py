@@ -9,7 +9,7 @@ a source was heard is noted last, when all is in: comparisons never see half a f
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from hashlib import sha256
@@ -65,10 +65,13 @@ def import_file(
     form: str | None = None,
     encoding: str | None = None,
     zone: str | None = None,
+    named: Sequence[str] = (),
     dry_run: bool = False,
     tell: Callable[[Imported], None] = lambda _: None,
 ) -> Imported:
     """Adds a file's complaints. ``covers`` is when the source was heard; by default from the first row to the last.
+
+    ``named`` are columns that must be there: somebody has named them for this file.
 
     Raises InputError where more than ``malformed_max`` rows are malformed, and for a file that cannot be read; then
     nothing was added.
@@ -78,7 +81,7 @@ def import_file(
     done = Imported()
     times = zone or profile.zone
     with opened(path, form, encoding) as table, store.staged() as staged:
-        _check_columns(table, profile, path)
+        _check_columns(table, profile, named, path)
         reading = _Reading(intake, profile, source, zone_of(times) if times else None, now, done)
         _gather(table, reading, staged, tell)
         done.faults.sort()
@@ -175,19 +178,19 @@ def _text(name: str, cell: object) -> str:
     return repr(cell)
 
 
-def _check_columns(table: Table, profile: Profile, path: Path) -> None:
-    """The time must be there; of other columns those that are."""
+def _check_columns(table: Table, profile: Profile, must: Sequence[str], path: Path) -> None:
+    """The time must be there, and what was named for this file; of other columns those that are."""
     if table.columns is None:
         return
     wanted = profile.columns.get("time")
     if wanted is None:
         raise InputError("the profile does not say which column is the time", remedy="Add --map COLUMN=time.")
     named = (wanted,) if isinstance(wanted, str) else wanted
-    missing = [name for name in named if name not in table.columns]
+    missing = [name for name in (*named, *must) if name not in table.columns]
     if missing:
         raise InputError(
             f"{path} has no column {missing[0]!r}; it has: {', '.join(table.columns[:30])}",
-            remedy="Choose another --profile, or say --map COLUMN=time.",
+            remedy="Choose another --profile, or mend --map COLUMN=field.",
         )
 
 

@@ -57,6 +57,8 @@ class Asked(NamedTuple):
                 f"since and every: are {steps:,} steps, more than {STEPS_MAX:,}", remedy="Ask for longer steps."
             )
         until = -int(-now // every_s) * every_s
+        if until < steps * every_s:
+            raise InputError("since: is before 1970", remedy="Ask for less, or for shorter steps.")
         return cls(until - steps * every_s, until, every_s, by, {n: said[n] for n in DIMENSIONS if n in said})
 
     @property

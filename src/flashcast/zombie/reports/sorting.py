@@ -28,6 +28,11 @@ def check_pattern(pattern: str) -> None:
         raise ValueError(f"is no regular expression of RE2: {str(error).partition(': ')[2]}") from None
 
 
+def joined(patterns: Sequence[str]) -> str:
+    """One pattern for all of a feature's; empty where it has none."""
+    return "|".join(f"(?:{one})" for one in patterns)
+
+
 def plain(text: str) -> str:
     """Composed letters, lower case, single spaces: as both texts and words are compared."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
@@ -44,7 +49,7 @@ class Sorter:
                 self._named.setdefault(plain(called), name)
             literal = "|".join(re.escape(plain(word)) for word in feature.words)
             words = re.compile(rf"(?<!\w)(?:{literal})(?!\w)") if literal else None
-            self._rules.append((name, words, "|".join(f"(?:{one})" for one in feature.patterns)))
+            self._rules.append((name, words, joined(feature.patterns)))
 
     def __repr__(self) -> str:
         return f"<Sorter {len(self._rules)} features>"

@@ -187,7 +187,7 @@ def load_routing(path: Path) -> Routing:
         return routing_of(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is no TOML: {error}") from None
 
 
