@@ -1,4 +1,4 @@
-"""The parts of the experiment: who comes when, the service that wastes its work, the controller, and the figures."""
+"""The parts of the experiment: who comes when, the service that wastes its work, who protects it, and the figures."""
 
 from __future__ import annotations
 
@@ -7,32 +7,37 @@ import json
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from level_data import TABLE
 from typer.testing import CliRunner
 
 from flashcast.cli.main import app
 from flashcast.zombie.client.http import HttpRequest, HttpResponse
-from flashcast.zombie.document import Level, Writes
-from flashcast.zombie.experiment import demo, measure, show
+from flashcast.zombie.document import Document, Level
+from flashcast.zombie.experiment import control, demo, measure, show
+from flashcast.zombie.experiment.clocks import FastClock
 from flashcast.zombie.experiment.conductor import Record
+from flashcast.zombie.experiment.control import RULES, Desk, raise_shield, transport_to
 from flashcast.zombie.experiment.document_server import Files
+from flashcast.zombie.experiment.monitoring import Monitoring, metrics_of
 from flashcast.zombie.experiment.parameters import DEFAULT, Parameters, parameters_of
-from flashcast.zombie.experiment.pilot import BAD, DWELL, State, decide, flight, told
 from flashcast.zombie.experiment.plan import visits
 from flashcast.zombie.experiment.service import Database, Service
 from flashcast.zombie.experiment.wire import Exchange, NoAnswerError, call, listen
-from flashcast.zombie.trace import replay
+from flashcast.zombie.herd.advice import advise
+from flashcast.zombie.herd.forecast import forecast
+from flashcast.zombie.keys import SigningKey, trusted
+from flashcast.zombie.measures import prometheus_value
+from flashcast.zombie.publish import OvertakenError, publish, read_published
+from flashcast.zombie.rules import Rules, load_rules
 
-PLAN = flight(DEFAULT)
-CALM = {"waiting": 0, "offered_rps": 0.0}
+SAID = load_rules(RULES)
+LOOK = SAID.levels.zombie
 
 
 class TestWhoComesWhen:
@@ -64,7 +69,9 @@ class TestWhoComesWhen:
     def test_a_faster_experiment_has_the_same_rates(self) -> None:
         quick = DEFAULT.faster(2)
         assert quick.capacity_rps == DEFAULT.capacity_rps
-        assert max(flight(quick).load) == pytest.approx(max(PLAN.load), rel=0.03)
+        usual, faster = forecast(DEFAULT.scenario(LOOK)), forecast(quick.scenario(LOOK))
+        assert faster.peak_rps == pytest.approx(usual.peak_rps, rel=0.03)
+        assert quick.drain_period_s(LOOK) == pytest.approx(DEFAULT.drain_period_s(LOOK) / 2)
 
 
 class TestTheService:
@@ -82,7 +89,7 @@ class TestTheService:
     def test_work_is_done_for_a_client_that_has_left_and_a_full_queue_turns_away(self, tmp_path: Path) -> None:
         p = DEFAULT.changed(slots=1, service_s=0.01, queue_max=2, lost_answers=0.0)
 
-        async def play() -> tuple[dict[str, Any], list[_Answers]]:
+        async def play() -> tuple[dict[str, float], list[_Answers]]:
             database = Database(tmp_path / "service.db")
             service = Service(database, p)
             left = _Answers(b'{"op": "left"}')
@@ -91,13 +98,14 @@ class TestTheService:
             for exchange in (left, *others):
                 service.handle(exchange)
             await others[0].answered.wait()
-            told = service.signals()
+            told = service.metrics()
             database.close()
             return told, [left, *others]
 
         told, exchanges = asyncio.run(play())
         assert [exchange.status for exchange in exchanges] == [200, 200, 503]
-        assert (told["goodput_rps"], told["errors_rps"]) == (1.0, 2.0)
+        assert told["service_errors"] == 2 * told["service_goodput"] > 0
+        assert told["service_load"] == pytest.approx(3 / p.capacity_rps), "three within a second"
         with closing(sqlite3.connect(tmp_path / "service.db")) as db:
             assert set(db.execute("select op from effects")) == {("left",), ("stays",)}
 
@@ -200,65 +208,126 @@ class TestTheWire:
         assert [response.status for response in asyncio.run(play())] == [200, 304, 404, 404, 404]
 
 
-class TestTheController:
-    def test_the_shield_goes_up_when_the_load_passes_the_capacity_and_not_before(self) -> None:
-        need = DEFAULT.go_s + PLAN.shield.needed_from_s
-        busy = {"waiting": 30, "offered_rps": 90.0}
-        assert decide(State(), PLAN, busy, need - 2) == State()
-        raised = decide(State(), PLAN, busy, need + 1)
-        assert raised.level is Level.ZOMBIE
-        assert raised.back < 1
+class TestMonitoring:
+    def test_it_answers_queries_as_prometheus_does_with_what_the_service_shows(self, tmp_path: Path) -> None:
+        async def play() -> tuple[HttpResponse, HttpResponse, HttpResponse]:
+            database = Database(tmp_path / "service.db")
+            service = Service(database, DEFAULT)
+            side, side_port = await listen(lambda asked: asked.answer(200, service.page()))
+            monitoring = Monitoring(side_port)
+            server, port = await listen(monitoring.handle)
+            async with side, server:
+                await monitoring.scrape()
+                found = [await _query(port, name) for name in ("service_load", "no_such_metric")]
+                side.close()
+                await side.wait_closed()
+                await monitoring.scrape()
+                found.append(await _query(port, "service_load"))
+            database.close()
+            return found[0], found[1], found[2]
 
-    @settings(max_examples=100, deadline=None)
-    @given(st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 480), st.floats(0, 2_000))), max_size=190))
-    def test_whatever_it_sees_it_keeps_to_its_ladder_its_dwell_time_and_its_signals(
-        self, seen: list[tuple[int, float] | None]
+        known, unknown, gone = asyncio.run(play())
+        assert prometheus_value(known.body, None, None) == 0.0
+        for answer in (unknown, gone):
+            with pytest.raises(ValueError, match="no value"):
+                prometheus_value(answer.body, None, None)
+
+    def test_silent_it_takes_questions_and_answers_none(self) -> None:
+        async def play() -> None:
+            monitoring = Monitoring(1)
+            monitoring.speaks = False
+            server, port = await listen(monitoring.handle)
+            async with server:
+                await _query(port, "service_load", 0.05)
+
+        with pytest.raises(NoAnswerError):
+            asyncio.run(play())
+
+    def test_a_page_of_metrics_is_read_without_its_comments(self) -> None:
+        assert metrics_of("# TYPE a gauge\na 0.5\n\nb 1e3\n") == {"a": 0.5, "b": 1000.0}
+
+
+async def _query(port: int, name: str, timeout_s: float = 10.0) -> HttpResponse:
+    return await call(port, HttpRequest("POST", "http://m/api/v1/query", body=f"query={name}".encode()), timeout_s)
+
+
+class TestWhoProtectsIt:
+    def test_the_rules_are_what_the_forecast_advises_and_somewhat_more(self) -> None:
+        advised = advise(forecast(DEFAULT.scenario(LOOK))).shield
+        assert advised is not None
+        assert advised.share < LOOK.share < advised.share + 0.1
+        assert LOOK.drain_s == advised.drain_s * DEFAULT.clock_factor
+
+    def test_no_step_of_the_way_back_is_a_herd_of_its_own(self) -> None:
+        served = (1 - LOOK.share, *SAID.recovery.steps)
+        assert max(after / before for before, after in pairwise(served)) < 1.7
+
+    def test_addresses_name_the_runs_processes_and_deadlines_are_by_its_clock(
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        state = State()
-        for tick, one in enumerate(seen):
-            t = tick * DEFAULT.tick_s
-            signals = {} if one is None else {"waiting": one[0], "offered_rps": one[1]}
-            after = decide(state, PLAN, signals, t)
-            if after is not state:
-                assert one is not None, "a missing signal decides nothing"
-                assert t >= state.since_s + DWELL * DEFAULT.timeout_s
-                assert after.back in PLAN.backs
-                between = [back for back in PLAN.backs if state.back < back < after.back]
-                assert between == [], "users come back one step at a time"
-                assert after.level is not Level.NORMAL or after.back == 1
-            state = after
+        seen: list[HttpRequest] = []
 
-    def test_when_all_is_calm_again_everybody_comes_back_step_by_step(self) -> None:
-        state, steps = State(Level.ZOMBIE, PLAN.backs[0], 8.0), []
-        for tick in range(200):
-            after = decide(state, PLAN, CALM, 20.0 + tick * DEFAULT.tick_s)
-            if after is not state:
-                steps.append((after.level, after.back))
-            state = after
-        assert [back for _, back in steps] == [*PLAN.backs[1:], 1.0]
-        assert [level for level, _ in steps] == [Level.RECOVERING] * (len(steps) - 1) + [Level.NORMAL]
+        def carried(request: HttpRequest) -> HttpResponse:
+            seen.append(request)
+            return HttpResponse(200)
 
-    def test_it_goes_back_a_step_before_anybody_loses_patience(self) -> None:
-        state = State(Level.RECOVERING, PLAN.backs[2], 8.0)
-        behind = {"waiting": int(DEFAULT.capacity_rps * DEFAULT.timeout_s * BAD) + 20, "offered_rps": 60.0}
-        assert decide(state, PLAN, behind, 30.0).back == PLAN.backs[1]
+        monkeypatch.setattr(control, "urllib_transport", carried)
+        transport = transport_to({"monitoring": 81}, 10.0)
+        transport(HttpRequest("GET", "http://monitoring/api?x=1", timeout_s=5.0))
+        transport(HttpRequest("GET", "http://other.example/", timeout_s=5.0))
+        assert [(one.url, one.timeout_s) for one in seen] == [
+            ("http://127.0.0.1:81/api?x=1", 0.5), ("http://other.example/", 0.5),
+        ]  # fmt: skip
 
-    def test_its_documents_say_what_it_decided_in_the_apps_time(self) -> None:
-        held = told(State(Level.ZOMBIE, 0.25, 5.0), PLAN, DEFAULT, "herd", "salt")
-        assert (held.buckets, held.off, held.writes) == (750, ("*",), Writes.QUEUE)
-        assert held.drain_s == PLAN.shield.drain_s * DEFAULT.clock_factor
-        assert held.problems() == []
-        normal = told(State(), PLAN, DEFAULT, "herd", "salt")
-        assert (normal.level, normal.buckets, normal.off) == (Level.NORMAL, 0, ())
-        assert normal.drain_s == held.drain_s, "who comes back late drains all the same"
-        assert normal.problems() == []
+    def test_at_go_the_launchs_shield_is_published_and_signed_and_zombie_is_not_lowered_for_it(
+        self, tmp_path: Path
+    ) -> None:
+        desk = _desk(tmp_path)
+        said = raise_shield(desk)
+        assert said is not None
+        assert said == _published(desk)
+        assert (said.level, said.buckets, said.off) == (Level.SHIELDED, 150, ("feed",))
+        assert said.manual is not None
+        assert said.manual.by == "launch:herd-1"
+        zombie = SAID.terms(Level.ZOMBIE, 850, origin=Level.ZOMBIE, salt="s", incident="")
+        publish(desk.folder, zombie, [desk.key], clock=desk.clock)
+        assert raise_shield(desk) is None
+        assert _published(desk).level is Level.ZOMBIE
+        assert raise_shield(_desk(tmp_path / "none", shield_share=0.0)) is None
+
+    def test_a_shield_that_was_overtaken_is_published_over_what_is_there_now(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        desk, attempts = _desk(tmp_path), []
+
+        def overtaken_once(*args: Any, **options: Any) -> Any:
+            attempts.append(options["expect"])
+            if len(attempts) == 1:
+                normal = SAID.terms(Level.NORMAL, 0, origin=Level.NORMAL, salt="s", incident="")
+                publish(desk.folder, normal, [desk.key], clock=desk.clock)
+                raise OvertakenError("somebody else has published")
+            return publish(*args, **options)
+
+        monkeypatch.setattr(control, "publish", overtaken_once)
+        assert raise_shield(desk) == _published(desk)
+        assert attempts[0] == 0 < attempts[1]
+
+
+def _desk(folder: Path, **changes: Any) -> Desk:
+    return Desk(SAID, DEFAULT.changed(**changes), folder, SigningKey.generate(), FastClock(0.0, 1.7e9, 10.0))
+
+
+def _published(desk: Desk) -> Document:
+    document = read_published(desk.folder, SAID.app, trusted([desk.key])).document
+    assert document is not None
+    return document
 
 
 def record(
     *, zombie: bool = True, served: float = 1.0, lost: int = 0, twice: int = 0, p: Parameters = DEFAULT
 ) -> Record:
     """A run as it might have been: a share of what users want is answered at once, up to the capacity."""
-    found = Record(zombie, p, PLAN)
+    found = Record(zombie, p, SAID)
     room = Counter[int]()
     writes = 0
     for visit in visits(p):
@@ -274,9 +343,12 @@ def record(
             found.asks.append((ask.op, ask.kind, at, at + 0.1, outcome))
             if outcome != "local":
                 found.attempts.append((at, at + 0.1, 200 if good else 0))
-    found.decisions = [{"t": 0.0, "level": "normal", "back": 1.0}]
-    if zombie:
-        found.decisions += [{"t": 4.0, "level": "zombie", "back": 0.2}, {"t": 18.0, "level": "recovering", "back": 1.0}]
+    levels = [(0.0, "normal", 0), *([(5.0, "zombie", 800), (18.0, "recovering", 0), (19.0, "normal", 0)] * zombie)]
+    found.published = [
+        {"t": t, "level": level, "buckets": buckets, "back": 1 - buckets / 1000, "why": "so it is"}
+        for t, level, buckets in levels
+    ]
+    found.trace = "the trace\n"
     return found
 
 
@@ -315,7 +387,7 @@ class TestTheFigures:
 
     def test_users_who_are_still_held_at_the_end_have_not_recovered(self) -> None:
         held = record()
-        held.decisions.pop()
+        del held.published[2:]
         assert measure.everybody_back_s(held) is None
         conditions = {one.name: one.holds for one in measure.conditions(record(zombie=False, served=0.0), held)}
         assert not conditions["with: recovery ends within the drain period"]
@@ -328,15 +400,9 @@ class TestTheFigures:
         ET.fromstring(show.picture(*pair))
         text = show.text(*pair)
         assert "✓ with: no write is lost" in text
+        assert "+2.0 s  zombie       80 %  so it is" in text
         assert show.text(*pair, unicode=False).isascii()
         assert f"Seed {DEFAULT.seed}" in show.parameters_text(pair[1])
-
-    def test_a_trace_is_one_that_the_controllers_replay_reads(self) -> None:
-        found = record()
-        signals = {"goodput_rps": 60.0, "errors_rps": 0.0, "latency_p95_ms": 104.2, "level": "normal", "back": 1.0}
-        found.signals = [{"t": tick * 0.25, **signals} for tick in range(40)]
-        replayed = replay((line.encode() for line in found.trace().splitlines(keepends=True)), TABLE)
-        assert replayed.ticks == 40
 
 
 class TestTheCommand:
@@ -346,7 +412,8 @@ class TestTheCommand:
     def runs(self, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
         found = [record(zombie=False, served=0.0, lost=4), record()]
 
-        def run(p: Parameters, *, zombie: bool, folder: Path, progress: object) -> Record:
+        def run(p: Parameters, rules: Rules, *, zombie: bool, folder: Path, progress: object) -> Record:
+            found[zombie].rules = rules
             return found[zombie]
 
         monkeypatch.setattr(demo, "run", run)
@@ -358,8 +425,23 @@ class TestTheCommand:
         assert "with: none is applied twice" in done.stdout
         assert "Seed 1" in done.stdout, "its parameters are printed"
         assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
-            [demo.PICTURE, demo.SUMMARY, *demo.TRACES]
+            [demo.PICTURE, demo.SUMMARY, demo.RULES_USED, *demo.TRACES]
         )
+
+    def test_other_rules_are_those_that_the_controller_gets(self, runs: list[Record], tmp_path: Path) -> None:
+        mine = tmp_path / "mine.toml"
+        mine.write_text(RULES.read_text().replace("share = 0.85", "share = 0.5"))
+        done = CliRunner().invoke(app, ["zombie", "demo", "--out", str(tmp_path / "out"), "--rules", str(mine)])
+        assert done.exit_code == 0, done.output
+        assert runs[1].rules.levels.zombie.share == 0.5
+        assert (tmp_path / "out" / demo.RULES_USED).read_bytes() == mine.read_bytes()
+
+    def test_rules_that_are_none_are_told_before_anything_runs(self, runs: list[Record], tmp_path: Path) -> None:
+        for path, told in ((tmp_path / "none.toml", "cannot read"), (Path(__file__), "is no TOML")):
+            done = CliRunner().invoke(app, ["zombie", "demo", "--out", str(tmp_path / "out"), "--rules", str(path)])
+            assert done.exit_code != 0
+            assert told in done.stderr
+        assert not (tmp_path / "out").exists()
 
     def test_what_it_was_to_show_and_did_not_is_its_exit_code(self, runs: list[Record], tmp_path: Path) -> None:
         runs[1] = record(lost=1)

@@ -17,7 +17,6 @@ from flashcast.cli.main import app
 from flashcast.zombie.experiment import demo as module
 from flashcast.zombie.experiment.demo import Demo, demo
 from flashcast.zombie.experiment.parameters import DEFAULT
-from flashcast.zombie.trace import read_trace
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +53,7 @@ def test_with_it_users_are_served_by_their_apps_then_by_the_service_as_ever(done
     held = done.document["with"]
     assert held["reads"]["from_the_app"] > 0
     assert held["everybody_back_s"] is not None
-    assert held["decisions"][-1]["level"] == "normal"
+    assert held["published"][-1]["level"] == "normal"
 
 
 def test_with_it_goodput_stays_near_the_capacity(done: Demo) -> None:
@@ -66,26 +65,36 @@ def test_with_it_goodput_stays_near_the_capacity(done: Demo) -> None:
 
 
 def test_everything_is_written_down_and_can_be_read(done: Demo, out: Path) -> None:
-    assert sorted(file.name for file in done.files) == sorted([module.PICTURE, module.SUMMARY, *module.TRACES])
+    assert sorted(file.name for file in done.files) == sorted(
+        [module.PICTURE, module.SUMMARY, module.RULES_USED, *module.TRACES]
+    )
     ET.parse(out / module.PICTURE)
     assert json.loads((out / module.SUMMARY).read_text(encoding="utf-8")) == json.loads(json.dumps(done.document))
-    for name in module.TRACES:
-        ticks = list(read_trace((out / name).read_bytes().splitlines(keepends=True)))
-        assert len(ticks) > 20
 
 
-def test_the_examples_rules_raise_zombie_mode_when_they_are_shown_the_collapse(done: Demo, out: Path) -> None:
-    rules = Path(__file__).parents[2] / "examples" / "herd" / "rules.toml"
-    ran = CliRunner().invoke(app, ["zombie", "replay", str(out / module.TRACES[0]), "--rules", str(rules), "--json"])
+@pytest.mark.parametrize("name", module.TRACES)
+def test_a_trace_of_it_replays_to_the_decisions_of_its_controller(done: Demo, out: Path, name: str) -> None:
+    ran = CliRunner().invoke(app, ["zombie", "replay", str(out / name), "--rules", str(out / "rules.toml"), "--json"])
     assert ran.exit_code == 0, ran.output
-    assert [change["level"] for change in json.loads(ran.stdout)["changes"]] == ["zombie"], "and keep it to the end"
+    found = json.loads(ran.stdout)
+    assert (found["different"], found["same_rules"]) == (0, True)
+    assert found["compared"] > 20
+    record = done.with_zombie if name == module.TRACES[1] else done.without
+    assert [change["level"] for change in found["changes"]] == [decision["level"] for decision in record.decisions]
+
+
+def test_shown_the_collapse_the_rules_would_have_raised_zombie_mode_and_kept_it_to_the_end(done: Demo) -> None:
+    assert [decision["level"] for decision in done.without.decisions] == ["zombie"]
+    assert [published["level"] for published in done.without.published] == ["normal"], "and published nothing"
 
 
 CHILDREN = {
     "service": {"database": "service.db", "parameters": DEFAULT.as_dict()},
+    "monitoring": {"metrics_port": 1, "clock_factor": 10.0},
     "document_server": {"folder": "."},
     "herd": {
-        "parameters": DEFAULT.as_dict(), "service_port": 1, "document_port": 1, "trusted": "", "log": "herd.json",
+        "parameters": DEFAULT.as_dict(), "app": "herd", "service_port": 1, "document_port": 1, "trusted": "",
+        "log": "herd.json",
     },
 }  # fmt: skip
 
@@ -99,7 +108,7 @@ def test_no_process_outlives_its_conductor(name: str, tmp_path: Path) -> None:
         "import sys, time\n"
         "from flashcast.zombie.experiment.children import Child\n"
         f"with Child({name!r}, {CHILDREN[name]!r}) as child:\n"
-        "    child.tell({'start': time.monotonic(), 'epoch': 1.0})\n"
+        "    child.tell({'start': time.monotonic(), 'epoch': 1.0, 'speaks': False})\n"
         "    print(child._process.pid, flush=True)\n"
         "    sys.stdin.readline()\n"
     )

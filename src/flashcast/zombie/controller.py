@@ -68,13 +68,14 @@ class EventKind(StrEnum):
 
 
 class Event(NamedTuple):
-    """One thing to tell people. ``about`` names what has the fault."""
+    """One thing to tell people. ``about`` names what has the fault; ``document`` is what was published."""
 
     at: float
     kind: EventKind
     text: str
     about: str = ""
     decision: Decision | None = None
+    document: Document | None = None
 
 
 class Controller:
@@ -335,7 +336,8 @@ class Controller:
         self.document, self._expect, self._mine = document, document.version, True
         until = f"{datetime.fromtimestamp(document.expires_at, UTC):%H:%M:%S} UTC"
         share = f"{document.buckets / 10:g} % of users in it"
-        self._tell(EventKind.PUBLISHED, f"version {document.version}: {document.level.value}, {share}, until {until}")
+        text = f"version {document.version}: {document.level.value}, {share}, until {until}"
+        self._tell(EventKind.PUBLISHED, text, document=document)
 
     # --- What is kept and told ------------------------------------------------------------------------
 
@@ -394,8 +396,15 @@ class Controller:
     def _steady_s(self) -> float:
         return self._clock.monotonic_ns() / 1e9
 
-    def _tell(self, kind: EventKind, text: str, about: str = "", decision: Decision | None = None) -> None:
-        self._tell_outside(Event(self._clock.time(), kind, text, about, decision))
+    def _tell(
+        self,
+        kind: EventKind,
+        text: str,
+        about: str = "",
+        decision: Decision | None = None,
+        document: Document | None = None,
+    ) -> None:
+        self._tell_outside(Event(self._clock.time(), kind, text, about, decision, document))
 
 
 def _is_finite(reading: Reading) -> bool:

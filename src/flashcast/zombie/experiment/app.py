@@ -24,7 +24,6 @@ from flashcast.zombie.experiment.plan import Ask, Visit
 from flashcast.zombie.experiment.wire import NoAnswerError, call
 from flashcast.zombie.keys import PublicKey
 
-APP: Final = "herd"
 CUT_OFF: Final = -1
 FEED: Final = "feed"
 PROGRESS: Final = "progress"
@@ -66,6 +65,7 @@ class World:
 class Client:
     """What apps with the client have besides."""
 
+    app: str
     clock: Clock
     document_port: int
     trusted: PublicKey
@@ -141,7 +141,7 @@ class ClientApp(NaiveApp):
     def __init__(self, world: World, visit: Visit, client: Client) -> None:
         super().__init__(world, visit)
         self._client = client
-        options = Options(app=APP, base_url="http://documents", trusted=[client.trusted], user=visit.user)
+        options = Options(app=client.app, base_url="http://documents", trusted=[client.trusted], user=visit.user)
         self._session = Session(options, clock=client.clock, random=self._random.random)
         self._wake = asyncio.Event()
         self._written = asyncio.Event()

@@ -1,7 +1,8 @@
-"""The apps' clock: faster than this machine's, and the same in every process."""
+"""The run's clock: faster than this machine's, and the same in every process."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 
@@ -21,3 +22,7 @@ class FastClock:
 
     def time(self) -> float:
         return self._epoch + (time.monotonic() - self._start) * self._factor
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleeps so many seconds of this clock."""
+        await asyncio.sleep(seconds / self._factor)

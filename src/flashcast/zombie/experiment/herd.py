@@ -54,7 +54,7 @@ async def _main(config: dict[str, Any]) -> None:
     client = None
     if config["trusted"]:
         clock = FastClock(told["start"], told["epoch"], p.clock_factor)
-        client = Client(clock, config["document_port"], PublicKey.parse(config["trusted"]))
+        client = Client(config["app"], clock, config["document_port"], PublicKey.parse(config["trusted"]))
     # Input that ends means that the conductor is gone: nobody will read what comes of this.
     running = asyncio.create_task(run(World(p, log, config["service_port"]), client, wanted))
     left = asyncio.create_task(stdin.read())

@@ -14,6 +14,7 @@ import numpy as np
 
 from flashcast.zombie.experiment.app import CUT_OFF
 from flashcast.zombie.experiment.conductor import Record
+from flashcast.zombie.experiment.plan import visits
 from flashcast.zombie.plot import Floats
 
 BIN_S: Final = 0.5
@@ -23,6 +24,8 @@ DOWN_SHARE_MAX: Final = 0.2
 AFTER_S: Final = 10.0
 """The last seconds of a run: long after the peak."""
 NORMAL_SHARE_MIN: Final = 0.95
+WINDOW_PARTS: Final = 3
+"""The overload begins and ends to a third of the window over which goodput is judged: a second."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +83,28 @@ def _percentiles(groups: list[Any], share: float) -> Floats:
 
 
 def overload_s(record: Record) -> tuple[float, float]:
-    """From when to when users want more than the capacity, by the plan: the same in both runs."""
-    plan = record.plan
-    over = np.flatnonzero(plan.load > plan.capacity_rps)
-    return plan.go_s + float(over[0]) * plan.step_s, plan.go_s + float(over[-1] + 1) * plan.step_s
+    """From when to when users want more than the capacity, by the plan and by whole seconds: the same in both runs."""
+    p = record.parameters
+    per_bin = p.window_s / WINDOW_PARTS
+    asked = [visit.at_s + ask.after_s for visit in visits(p) for ask in visit.asks]
+    counts, edges = np.histogram(asked, np.arange(0, p.length_s + per_bin / 2, per_bin))
+    over = np.flatnonzero(counts > p.capacity_rps * per_bin)
+    return float(edges[over[0]]), float(edges[over[-1] + 1])
 
 
 def everybody_back_s(record: Record) -> float | None:
     """When the last users were let back for good; None where they never were, or nobody was ever held."""
-    held = [i for i, decision in enumerate(record.decisions) if decision["back"] < 1]
-    if not held or held[-1] + 1 == len(record.decisions):
+    held = [i for i, published in enumerate(record.published) if published["buckets"]]
+    if not held or held[-1] + 1 == len(record.published):
         return None
-    return float(record.decisions[held[-1] + 1]["t"])
+    return float(record.published[held[-1] + 1]["t"])
 
 
 def goodput_shares(record: Record, begin_s: float, end_s: float) -> Floats:
-    """Goodput over what was possible, for each window of ``window_s`` within the given time, a bin apart."""
+    """Goodput over what was possible, for each window of ``window_s`` within the given time, a bin apart.
+
+    Never more than 1: a window also gets answers to what was asked before it.
+    """
     found = curves(record)
     p = record.parameters
     size = round(p.window_s / BIN_S)
@@ -105,7 +114,7 @@ def goodput_shares(record: Record, begin_s: float, end_s: float) -> Floats:
     for at in range(first, last - size + 1):
         window = slice(at, at + size)
         possible = min(p.capacity_rps, float(found.wanted[window].mean()))
-        shares.append(float(found.goodput[window].mean()) / possible if possible else 1.0)
+        shares.append(min(float(found.goodput[window].mean()) / possible, 1.0) if possible else 1.0)
     return np.array(shares)
 
 
@@ -201,9 +210,9 @@ def _collapse(bare: dict[str, Any]) -> list[Condition]:
 
 
 def _protected(held: dict[str, Any], record: Record) -> list[Condition]:
-    p, plan = record.parameters, record.plan
+    p = record.parameters
     least, back, last = held["goodput_share_min"], held["everybody_back_s"], held["last_write_s"]
-    period_s = p.drain_period_s(plan.shield.drain_s)
+    period_s = p.drain_period_s(record.rules.levels.zombie)
     took = None if back is None or last is None else max(_last_queued_s(record) - back, 0.0)
     return [
         Condition(

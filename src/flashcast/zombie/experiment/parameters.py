@@ -4,8 +4,10 @@ The capacity is set by sleeping, not by computing: ``slots`` requests are in wor
 a slow or busy machine gives the same capacity as a fast one, as long as Python keeps up with some hundred small
 requests a second.
 
-Time is compressed, not simulated: the apps' clocks (and the document's times) run ``clock_factor`` times as fast as
-this machine's. A poll interval of 10 s passes in one.
+Time is compressed, not simulated: the clocks of apps and controller (and so the times in documents and rules) run
+``clock_factor`` times as fast as this machine's. A poll interval of 10 s passes in one.
+
+What the controller does is not here: its rules are a file (`rules.toml`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from flashcast.zombie.herd.scenario import Scenario
+from flashcast.zombie.rule_parts import Look
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,19 @@ class Parameters:
 
     # --- Zombie mode
     clock_factor: float = 10.0
-    poll_s: float = 1.0
-    poll_jitter_s: float = 1.0
-    steps: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0)
-    """Shares of users that are served: each some 1.4 times the one before, so that no step is a herd of its own."""
+    shield_share: float = 0.15
+    """Share of users that the launch's shield takes in at GO; 0: no shield. More of them would be held back for nothing
+    in the second before the herd is there."""
+    shield_minutes: float = 0.8
+    """By the run's clock: until the load is past its peak."""
+    shield_features: tuple[str, ...] = ("feed",)
 
     # --- The run
     length_s: float = 47.0
-    tick_s: float = 0.25
-    """How often signals are read."""
     window_s: float = 3.0
     """Over which goodput is judged: 180 requests at capacity."""
+    monitoring_down_s: tuple[float, ...] = ()
+    """From when to when monitoring takes questions and answers none; empty: it always does."""
 
     @property
     def capacity_rps(self) -> float:
@@ -80,14 +85,14 @@ class Parameters:
     def session_s(self) -> float:
         return max(*self.reads_at_s, *self.writes_at_s)
 
-    def drain_period_s(self, drain_s: float) -> float:
-        """From letting the last users back to the last queued write, for a document that says ``drain_s``.
+    def drain_period_s(self, look: Look) -> float:
+        """From letting the last users back to the last queued write, where zombie mode means ``look``.
 
         The last app hears of it after a whole poll interval, draws the end of the drain, and is answered just in time.
         """
-        return self.poll_s + self.poll_jitter_s + drain_s + self.timeout_s
+        return (look.poll_s + look.poll_jitter_s + look.drain_s) / self.clock_factor + self.timeout_s
 
-    def scenario(self) -> Scenario:
+    def scenario(self, look: Look) -> Scenario:
         """The same as a scenario for the forecast: what an operator would have stated beforehand."""
         first = [at for at in self.reads_at_s if at < 0.5]
         return Scenario(
@@ -96,7 +101,7 @@ class Parameters:
             later_requests=self.requests_per_open - len(first), session_s=self.session_s,
             writes_per_open=len(self.writes_at_s), capacity_rps=self.capacity_rps, background_rps=self.everyday_rps,
             headroom=0.0, retries=self.retries, retry_delay_s=self.retry_first_s, shield_keeps=0.0,
-            poll_s=self.poll_s, drain_share=0.25, step_s=0.1, horizon_s=self.length_s,
+            poll_s=look.poll_s / self.clock_factor, drain_share=0.25, step_s=0.1, horizon_s=self.length_s,
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,8 +113,7 @@ class Parameters:
     def faster(self, factor: float) -> Parameters:
         """The same at the same rates with every time divided by ``factor``, and as many fewer users: for tests."""
         names = (
-            "go_s", "push_s", "open_median_s", "timeout_s", "retry_first_s", "poll_s", "poll_jitter_s", "length_s",
-            "tick_s", "window_s",
+            "go_s", "push_s", "open_median_s", "timeout_s", "retry_first_s", "length_s", "window_s",
         )  # fmt: skip
         return replace(
             self,
@@ -119,6 +123,7 @@ class Parameters:
             clock_factor=self.clock_factor * factor,
             reads_at_s=tuple(at / factor for at in self.reads_at_s),
             writes_at_s=tuple(at / factor for at in self.writes_at_s),
+            monitoring_down_s=tuple(at / factor for at in self.monitoring_down_s),
             **{name: getattr(self, name) / factor for name in names},
         )
 

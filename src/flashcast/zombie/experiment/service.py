@@ -9,7 +9,8 @@ is ``slots / service_s`` whatever the machine is doing.
 
     GET  /feed                 reads a row
     POST /done                 applies an operation; with an Idempotency-Key once, however often it is sent
-    GET  /signals  (own port)  what monitoring would see; costs no slot, like a sidecar's
+    GET  /health               the same, for a probe
+    GET  /metrics  (own port)  for monitoring, in Prometheus's text format; costs no slot, like a sidecar's
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from flashcast.zombie.experiment.children import begin, until_stdin_ends
 from flashcast.zombie.experiment.parameters import Parameters, parameters_of
 from flashcast.zombie.experiment.wire import Exchange, listen
 
-SIGNAL_SPAN_S: Final = 1.0
-"""Signals tell about the last second."""
+SPAN_S: Final = 10.0
+"""Rates are those of the last ten seconds of the run's clock."""
 SAMPLES_MAX: Final = 4_096
 
 SCHEMA: Final = """
@@ -82,8 +83,10 @@ class Service:
         self._chance = random.Random(f"answers {p.seed}")
         self._queue: asyncio.Queue[tuple[float, Exchange]] = asyncio.Queue(p.queue_max)
         self._slots = [asyncio.create_task(self._slot()) for _ in range(p.slots)]
-        self._done: deque[tuple[float, float, bool]] = deque(maxlen=SAMPLES_MAX)
-        """(when, seconds since arrival, whether somebody still waited) of requests that were served."""
+        self._capacity_rps, self._clock_factor = p.capacity_rps, p.clock_factor
+        self._span_s = SPAN_S / p.clock_factor
+        self._done: deque[tuple[float, bool]] = deque(maxlen=SAMPLES_MAX)
+        """(when, whether somebody still waited) of requests that were served."""
         self._came: deque[float] = deque(maxlen=SAMPLES_MAX)
         self._turned_away: deque[float] = deque(maxlen=SAMPLES_MAX)
         self._reads = 0
@@ -106,7 +109,7 @@ class Service:
             if delay > 0:
                 await asyncio.sleep(delay)
             self._serve(exchange)
-            self._done.append((time.monotonic(), time.monotonic() - came, not exchange.gone))
+            self._done.append((time.monotonic(), not exchange.gone))
 
     def _serve(self, exchange: Exchange) -> None:
         if exchange.method == "GET":
@@ -120,35 +123,36 @@ class Service:
             else:
                 exchange.answer(200, b'{"applied": true}' if applied else b'{"applied": false}')
 
-    def signals(self) -> dict[str, Any]:
-        """What monitoring sees, over the last second."""
-        now = time.monotonic()
-        since = now - SIGNAL_SPAN_S
-        done = [(took, waited) for at, took, waited in self._done if at >= since]
-        took = sorted(took for took, _ in done)
+    def metrics(self) -> dict[str, float]:
+        """What monitoring sees. Times and rates are by the run's clock.
+
+        ``service_load``            requests that come, over those that it can do
+        ``service_queue_seconds``   how long one that comes now waits for its turn
+        ``service_goodput``         requests that are answered while somebody waits, over those that it can do
+        ``service_errors``          those that are turned away, or answered too late, likewise
+        """
+        since = time.monotonic() - self._span_s
+        done = [waited for at, waited in self._done if at >= since]
         turned_away = sum(at >= since for at in self._turned_away)
-        useful = sum(waited for _, waited in done)
+        possible = self._capacity_rps * self._span_s
         return {
-            "offered_rps": sum(at >= since for at in self._came) / SIGNAL_SPAN_S,
-            "goodput_rps": useful / SIGNAL_SPAN_S,
-            "errors_rps": (len(done) - useful + turned_away) / SIGNAL_SPAN_S,
-            "latency_p50_ms": _percentile_ms(took, 0.5),
-            "latency_p95_ms": _percentile_ms(took, 0.95),
-            "latency_p99_ms": _percentile_ms(took, 0.99),
-            "waiting": self._queue.qsize(),
+            "service_load": sum(at >= since for at in self._came) / possible,
+            "service_queue_seconds": self._queue.qsize() / self._capacity_rps * self._clock_factor,
+            "service_goodput": sum(done) / possible,
+            "service_errors": (len(done) - sum(done) + turned_away) / possible,
         }
 
-
-def _percentile_ms(ordered: list[float], share: float) -> float | None:
-    return round(ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1e3, 1) if ordered else None
+    def page(self) -> bytes:
+        """The metrics in Prometheus's text format."""
+        return "".join(f"# TYPE {name} gauge\n{name} {value:.9g}\n" for name, value in self.metrics().items()).encode()
 
 
 async def _main(config: dict[str, Any]) -> None:
     database = Database(Path(config["database"]))
     service = Service(database, parameters_of(config["parameters"]))
     front, port = await listen(service.handle)
-    side, side_port = await listen(lambda asked: asked.answer(200, json.dumps(service.signals()).encode()))
-    begin({"port": port, "signals_port": side_port})
+    side, side_port = await listen(lambda asked: asked.answer(200, service.page()))
+    begin({"port": port, "metrics_port": side_port})
     await until_stdin_ends()
     front.close()
     side.close()

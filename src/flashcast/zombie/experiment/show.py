@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from flashcast.zombie import plot
+from flashcast.zombie.buckets import BUCKETS
 from flashcast.zombie.experiment.conductor import Record
 from flashcast.zombie.experiment.measure import (
     BIN_S,
@@ -22,20 +23,24 @@ from flashcast.zombie.plot import Floats, Panel
 
 FORMAT: Final = "flashcast.zombie.experiment/1"
 TITLES: Final = ("Without zombie mode", "With zombie mode")
+LEVEL_COLOURS: Final = {"shielded": 4, "zombie": 2, "recovering": 0}
 
 
 def document(without: Record, with_zombie: Record) -> dict[str, Any]:
     """Everything as JSON."""
     found = conditions(without, with_zombie)
-    plan = with_zombie.plan
+    look = with_zombie.rules.levels.zombie
     return {
         "format": FORMAT,
         "holds": all(one.holds for one in found),
         "conditions": [{"name": one.name, "holds": one.holds, "told": one.told} for one in found],
         "parameters": with_zombie.parameters.as_dict()
-        | {"capacity_rps": with_zombie.parameters.capacity_rps, "drain_s": plan.shield.drain_s},
-        "without": summary(without),
-        "with": summary(with_zombie) | {"decisions": with_zombie.decisions},
+        | {
+            "capacity_rps": with_zombie.parameters.capacity_rps,
+            "drain_period_s": with_zombie.parameters.drain_period_s(look),
+        },
+        "without": summary(without) | {"would_have_decided": without.decisions},
+        "with": summary(with_zombie) | {"decisions": with_zombie.decisions, "published": with_zombie.published},
     }
 
 
@@ -44,7 +49,7 @@ def picture(without: Record, with_zombie: Record) -> str:
     pairs = [(record, curves(record)) for record in (without, with_zombie)]
     rows = [
         _requests(pairs),
-        _served(pairs),
+        _held(pairs),
         _offered(pairs),
         _latency(pairs),
         _writes(pairs),
@@ -52,10 +57,11 @@ def picture(without: Record, with_zombie: Record) -> str:
     p = with_zombie.parameters
     setting = (
         f"One service that does {p.capacity_rps:g} requests/s, an everyday load of {p.everyday_rps:g}/s, one push at "
-        f"{p.go_s:g} s that {p.opens} users open. Measured, seed {p.seed}."
+        f"{p.go_s:g} s that {p.opens} users open."
     )
     head = [
         setting,
+        f"Measured, seed {p.seed}. Shaded: users want more than the capacity.",
         *(f"{'✓' if one.holds else '✗'} {one.name}: {one.told}" for one in conditions(without, with_zombie)),
     ]
     return plot.page("The same herd, without and with zombie mode", head, rows)
@@ -82,27 +88,28 @@ def _requests(pairs: list[tuple[Record, Curves]]) -> list[Panel]:
     return panels
 
 
-def _served(pairs: list[tuple[Record, Curves]]) -> list[Panel]:
+def _held(pairs: list[tuple[Record, Curves]]) -> list[Panel]:
     panels = []
     for record, _ in pairs:
-        panel = _panel("Users that are not in zombie mode, %", record, 100, 140, "")
-        at = [decision["t"] for decision in record.decisions]
-        share = [100.0 * decision["back"] for decision in record.decisions]
-        # A step: the share before holds until the moment of the decision.
-        x = np.repeat([*at, record.parameters.length_s], 2)[1:-1]
-        panel.area("share of users", 3, np.maximum(x, 0.0), np.repeat(np.array(share, dtype=np.float64), 2))
+        panel = _panel("Users in zombie mode, %, by the level that is published", record, 100, 160, "")
+        ends = [published["t"] for published in record.published[1:]] + [record.parameters.length_s]
+        # A step: what is published holds until the next publication.
+        x = np.array([t for one, end in zip(record.published, ends, strict=True) for t in (one["t"], end)])
+        for level, colour in LEVEL_COLOURS.items():
+            share = [100.0 * (1 - one["back"]) if one["level"] == level else 0.0 for one in record.published]
+            panel.area(level, colour, np.maximum(x, 0.0), np.repeat(np.array(share), 2))
         panels.append(panel)
     return panels
 
 
 def _offered(pairs: list[tuple[Record, Curves]]) -> list[Panel]:
-    top = max(float(found.offered.max()) for _, found in pairs)
+    top = max(float(curve.max()) for _, found in pairs for curve in (found.offered, found.failed))
     panels = []
     for record, found in pairs:
-        panel = _panel("What the service gets: first tries and retries/s", record, top, 200, "")
+        panel = _panel("Tries and retries/s; dashed: the capacity", record, top, 200, "")
         panel.line("offered", 0, _middles(found), found.offered)
         panel.line("failed", 2, _middles(found), found.failed)
-        panel.rule(record.parameters.capacity_rps, "capacity")
+        panel.rule(record.parameters.capacity_rps, "")
         panels.append(panel)
     return panels
 
@@ -130,7 +137,7 @@ def _writes(pairs: list[tuple[Record, Curves]]) -> list[Panel]:
         back = everybody_back_s(record)
         if back is not None:
             panel.mark(back, "everybody back")
-            end = back + record.parameters.drain_period_s(record.plan.shield.drain_s)
+            end = back + record.parameters.drain_period_s(record.rules.levels.zombie)
             panel.mark(end, "end of the drain period")
         panels.append(panel)
     return panels
@@ -147,7 +154,19 @@ def text(without: Record, with_zombie: Record, *, unicode: bool = True) -> str:
     lines = [f"{name:<44}{left:>16}{right:>18}".rstrip() for name, left, right in rows]
     marks = ("✓", "✗") if unicode else ("yes", "NO ")
     told = [_line(one, marks) for one in conditions(without, with_zombie)]
-    return "\n".join([*_chart(without, with_zombie, unicode=unicode), "", *lines, "", *told]) + "\n"
+    parts = [_chart(without, with_zombie, unicode=unicode), _story(with_zombie), lines, told]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _story(record: Record) -> list[str]:
+    """What apps were told after GO, and why."""
+    go_s = record.parameters.go_s
+    lines = [
+        f"{published['t'] - go_s:>+6.1f} s  {published['level']:<11}{100 * published['buckets'] / BUCKETS:>4.0f} %  "
+        f"{published['why']}"
+        for published in record.published[1:]
+    ]
+    return ["What was published after GO: level, users in it, why", *(lines or ["nothing"])]
 
 
 def _rows(bare: dict[str, Any], held: dict[str, Any], window_s: float) -> list[tuple[str, str, str]]:
@@ -201,13 +220,14 @@ def _chart(without: Record, with_zombie: Record, *, unicode: bool) -> list[str]:
 
 def parameters_text(record: Record) -> str:
     """The parameters, so that nothing is hidden."""
-    p = record.parameters
+    p, look = record.parameters, record.rules.levels.zombie
+    least_s, most_s = look.poll_s / p.clock_factor, (look.poll_s + look.poll_jitter_s) / p.clock_factor
     return (
         f"One service: {p.slots} requests at a time, {p.service_s:g} s each, so {p.capacity_rps:g}/s; up to "
         f"{p.queue_max} more wait, first come, first served. Everyday load {p.everyday_rps:g}/s.\n"
         f"One push at {p.go_s:g} s, sent over {p.push_s:g} s; {p.opens} users open it (median {p.open_median_s:g} s, "
         f"sigma {p.open_sigma:g}), {p.requests_per_open} requests each; the forecast said {p.forecast_opens}.\n"
         f"Apps wait {p.timeout_s:g} s and retry {p.retries} times from {p.retry_first_s:g} s on, doubling; "
-        f"{p.lost_answers:.0%} of writes' answers get lost. Apps' clocks run {p.clock_factor:g} times as fast; they "
-        f"poll every {p.poll_s:g} to {p.poll_s + p.poll_jitter_s:g} s. Seed {p.seed}; {p.length_s:g} s for each run.\n"
+        f"{p.lost_answers:.0%} of writes' answers get lost. Apps and controller live {p.clock_factor:g} times as fast; "
+        f"in zombie mode apps poll every {least_s:g} to {most_s:g} s. Seed {p.seed}; {p.length_s:g} s for each run.\n"
     )
