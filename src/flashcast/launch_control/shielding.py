@@ -95,7 +95,8 @@ def not_published(record: LaunchRecord, error: FlashcastError) -> EnvironmentFau
     """What to tell where the shield could not be raised or lowered."""
     again = f"Then `flashcast shield {record.campaign}` raises it, and with --down takes it back."
     return EnvironmentFault(
-        f"the shield of {record.launch} could not be published: {error.message}", remedy=f"{error.remedy} {again}".strip()
+        f"the shield of {record.launch} could not be published: {error.message}",
+        remedy=f"{error.remedy} {again}".strip(),
     )
 
 
@@ -109,6 +110,8 @@ def shield_check(record: LaunchRecord, clock: Clock) -> Check | None:
         found, _ = place.published(), place.keys
     except FlashcastError as error:
         return Check("shield", Level.FAIL, f"cannot be raised from here: {error.message}", error.remedy)
+    except Exception as error:  # noqa: BLE001 - preflight answers, whatever is wrong with the place
+        return Check("shield", Level.FAIL, f"cannot be raised from here: {type(error).__name__}: {error}")
     now = clock.time()
     if raised_by(found.document, now) == record.launch:
         held = in_force(found.document, now)
@@ -134,6 +137,16 @@ def _place(shield: Shield) -> Place:
 
 
 def _published(place: Place, decide: Callable[[Published], ShieldAct], clock: Clock) -> str:
+    """What was published, in words. Raises FlashcastError alone: the launch goes on whatever happens here."""
+    try:
+        return _tried(place, decide, clock)
+    except FlashcastError:
+        raise
+    except Exception as error:
+        raise EnvironmentFault(f"{type(error).__name__}: {error}") from error
+
+
+def _tried(place: Place, decide: Callable[[Published], ShieldAct], clock: Clock) -> str:
     for attempt in range(ATTEMPTS):
         act = decide(place.published())
         if act.terms is None:
