@@ -6,7 +6,6 @@ docs/reference/zombie-rules.md and its JSON Schema are made from these classes. 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -32,6 +31,7 @@ from flashcast.zombie.rule_parts import (
     Signal,
     told,
 )
+from flashcast.zombie.toml_file import parse_toml, read_toml
 
 RULES_BYTES_MAX: Final = 1 << 20
 """A rules file of 64 rules and 32 signals has 20 KB; messages in 50 languages add 100 KB."""
@@ -143,23 +143,12 @@ class Rules(Part):
 
 def load_rules(path: Path) -> Rules:
     """The rules in a TOML file. Raises InputError with everything that is wrong."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(RULES_BYTES_MAX + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", remedy="Give the path of a TOML file.") from None
-    return parse_rules(data, str(path))
+    return rules_of(read_toml(path, RULES_BYTES_MAX, REMEDY), str(path))
 
 
 def parse_rules(data: bytes, where: str = "rules.toml") -> Rules:
     """As `load_rules`, of the bytes of a file that is called ``where``."""
-    if len(data) > RULES_BYTES_MAX:
-        raise InputError(f"{where} has more than {RULES_BYTES_MAX:,} bytes: these are no rules", remedy=REMEDY)
-    try:
-        raw = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{where} is no TOML: {error}", remedy=REMEDY) from None
-    return rules_of(raw, where)
+    return rules_of(parse_toml(data, where, RULES_BYTES_MAX, REMEDY), where)
 
 
 def rules_of(raw: Mapping[str, Any], where: str = "the rules file") -> Rules:

@@ -126,7 +126,10 @@ class DirectoryTarget:
     parallel = 1
 
     def __init__(self, path: Path) -> None:
-        self._path = path.expanduser().absolute()
+        try:
+            self._path = path.expanduser().absolute()
+        except RuntimeError as error:  # ~user, where there is no such user
+            raise InputError(f"{path}: {error}", remedy="Name a directory.") from None
 
     def __repr__(self) -> str:
         return f"<DirectoryTarget {self._path}>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flashcast.errors import InputError
+from flashcast.zombie.toml_file import read_toml
 
 PUSH_S_MAX: Final = 6 * 3_600.0
 """A push that takes longer is a campaign, not a moment; the advice looks no further either."""
@@ -145,16 +145,7 @@ def _told(fault: Any) -> str:
 
 def read_fields(path: Path) -> dict[str, Any]:
     """The keys of a TOML file, flat: tables only group them. Raises InputError where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(FILE_BYTES_MAX + 1)
-        if len(text) > FILE_BYTES_MAX:
-            raise InputError(f"{path} is larger than {FILE_BYTES_MAX:,} bytes: it is no scenario")
-        document = tomllib.loads(text.decode())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
+    document = read_toml(path, FILE_BYTES_MAX, "docs/reference/herd.md lists the keys of a scenario.")
     flat: dict[str, Any] = {}
     for name, value in document.items():
         for key, inner in value.items() if isinstance(value, dict) else [(name, value)]:

@@ -20,7 +20,6 @@ A request is shed where its route is reached (by priority, see `Priority`) and i
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -31,10 +30,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flashcast.errors import InputError
 from flashcast.zombie.bounds import COHORTS_MAX
 from flashcast.zombie.document import EVERYTHING, App, Document, Feature, Level, Writes
+from flashcast.zombie.toml_file import read_toml
 
 ROUTES_MAX: Final = 200
 """Each costs a request 0.05 us while something is off: 200 are 10 us."""
 IDENTIFY_MAX: Final = 8
+ROUTING_BYTES_MAX: Final = 1 << 20
+"""200 routes with their patterns are some 30 KB."""
 SAFE: Final = frozenset({"GET", "HEAD", "TRACE"})
 """The methods that read (RFC 9110 section 9.2.1), but for OPTIONS, which is never shed: a browser whose preflight is
 answered with 503 tells its page nothing, neither status nor Retry-After."""
@@ -183,12 +185,7 @@ class Routing(BaseModel):
 
 def load_routing(path: Path) -> Routing:
     """The routing in a TOML file. Raises InputError that names the file, the field and what is wrong."""
-    try:
-        return routing_of(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is no TOML: {error}") from None
+    return routing_of(read_toml(path, ROUTING_BYTES_MAX, "docs/guides/zombie-servers.md has one."), str(path))
 
 
 def routing_of(said: dict[str, object], source: str = "the routing") -> Routing:
