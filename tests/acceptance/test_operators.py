@@ -264,6 +264,21 @@ def test_ctrl_c_after_go_ends_the_watching_and_not_the_launch(
     assert flashcast("abort", "superbowl").code == 0
 
 
+@pytest.mark.parametrize("keys", [b"\x03", b"\x04", b"\n"], ids=["ctrl-c", "ctrl-d", "enter"])
+def test_who_deletes_a_campaign_is_asked(state: Path, tmp_path: Path, keys: bytes) -> None:
+    assert flashcast("campaign", "create", "superbowl", campaign(tmp_path / "campaign.toml")).code == 0
+    terminal = OnTerminal("campaign", "delete", "superbowl")
+    terminal.read_until("campaign superbowl: superbowl-1 (draft), without snapshots and outcome files. Press ENTER to")
+    terminal.press(keys)
+    code = terminal.wait()
+    left = [one["campaign"] for one in flashcast("campaign", "list", "--json").document["campaigns"]]
+    if keys == b"\n":
+        assert (code, left) == (0, [])
+    else:
+        assert (code, left) == (130, ["superbowl"])
+        assert "nothing was deleted" in terminal.text
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_names_complete_in_the_shell(armed: Path, shell: str) -> None:
     words = {

@@ -99,6 +99,7 @@ def taken_over(fleet: Fleet, victim: Worker, at: float, note: Note) -> float:
     The figures are kept with the test's result, and printed; how fast it must be is not for a test on a shared machine
     to say.
     """
+
     def others(view: View) -> dict[int, float] | None:
         held: dict[int, str | None] = {}
         settled: set[int] = set()

@@ -30,6 +30,7 @@ from flashcast.campaign.records import LaunchRecord
 from flashcast.campaign.store import Operator, Store
 from flashcast.clock import SystemClock
 from flashcast.deliver.claims import grid
+from flashcast.deliver.journal import journal_path
 from flashcast.engine.open import open_engine
 from flashcast.launch_control.campaigns import seal_campaign
 from flashcast.simulator.process import SimulatorProcess
@@ -63,6 +64,7 @@ class Fleet:
         self.workers: list[Worker] = []
         self.launch = f"{NAME}-1"
         self._profile = profile
+        self._sealed = False
         self._stack = ExitStack()
 
     def __enter__(self) -> Fleet:
@@ -95,9 +97,12 @@ class Fleet:
         return made
 
     def start_workers(self, *names: str, machines: bool = False) -> list[Worker]:
-        """Starts workers beside each other, each on a machine of its own where ``machines``."""
+        """Starts workers beside each other, each on a machine of its own where ``machines``.
+
+        Before there is a launch they are not waited for: they start while it is sealed, and `arm` waits for them.
+        """
         made = [self.worker(name, name if machines else "machine") for name in names]
-        return [worker.until_ready() for worker in made]
+        return [worker.until_ready() for worker in made] if self._sealed else made
 
     def flashcast(self, *words: object, env: Mapping[str, str] | None = None) -> Finished:
         """One command of the operator's, with --engine, --state and --json, to its end."""
@@ -126,6 +131,7 @@ class Fleet:
         window_s: int = 40,
     ) -> LaunchRecord:  # fmt: skip
         """A campaign whose launch takes ``rows / 2 / pace`` seconds, in shards small enough to have many."""
+        self._sealed = True
         devices = self.folder / "devices.parquet"
         write_synthetic(devices, rows, 0.5, seed=1)
         paced = "" if pace is None else f"pace.apns = {pace}\npace.fcm = {pace}"
@@ -143,7 +149,9 @@ class Fleet:
         return asyncio.run(sealed())
 
     def arm(self) -> None:
-        """Arms the launch and waits until every shard is held and ready."""
+        """Waits until every worker serves, arms the launch, and waits until every shard is held and ready."""
+        for worker in self.workers:
+            worker.until_ready()
         self.said("arm", NAME, "--to", self.simulator.config_path)
         self.until(lambda view: self.record(view).state is State.ARMED, "armed")
 
@@ -209,6 +217,11 @@ class Fleet:
             lambda view: worker.name in view.beats and self.launch not in view.beats[worker.name].launches,
             f"{worker.name} has let go",
         )
+
+    def until_told(self, worker: Worker) -> None:
+        """Waits until the journal of a worker that died is read and removed: its outcome files are there then."""
+        path = journal_path(worker.state, self.launch, worker.name)
+        self.until(lambda view: not path.exists(), f"{path.name} is read")
 
     def until_closed(self) -> LaunchRecord:
         """Waits for the end of the launch: every shard settled."""

@@ -145,7 +145,8 @@ class Observer:
             try:
                 async with space.watch(prefix) as watch:
                     async for entry in watch:
-                        if entry is not None:
+                        # What is deleted stays in the view as it was; a worker that leaves deletes its beat.
+                        if entry is not None and (entry.value is not None or prefix == WORKERS):
                             with self._changed:
                                 told(entry, time.monotonic())
                                 self._changed.notify_all()

@@ -47,13 +47,17 @@ class Worker:
     """A `flashcast worker` process. ``name`` is its id in the engine."""
 
     def __init__(
-        self, engine: str, state: Path, given: str, *options: object, before: Callable[[], None] = end_with_parent
-    ) -> None:
-        """``given`` is what it is called; ``before`` runs in the new process before it becomes a worker."""
+        self, engine: str, state: Path, given: str, *options: object, before: Callable[[], None] = end_with_parent,
+        for_people: bool = False,
+    ) -> None:  # fmt: skip
+        """``given`` is what it is called; ``before`` runs in the new process before it becomes a worker.
+
+        ``for_people`` has it speak to people, on standard error, and leaves ``events`` empty.
+        """
         self.state = state
         self.process = subprocess.Popen(
-            [*COMMAND, "worker", "--engine", engine, "--state", str(state), "--name", given, "--json",
-             *map(str, options)],
+            [*COMMAND, "worker", "--engine", engine, "--state", str(state), "--name", given,
+             *([] if for_people else ["--json"]), *map(str, options)],
             env={**os.environ, "FLASHCAST_HOME": str(state)}, text=True, encoding="utf-8", stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=before,
         )  # fmt: skip
@@ -83,7 +87,9 @@ class Worker:
     def _read_err(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.err_lines.append(line)
+            with self._told:
+                self.err_lines.append(line)
+                self._told.notify_all()
 
     @property
     def running(self) -> bool:
@@ -99,6 +105,16 @@ class Worker:
                 assert time.monotonic() < deadline, f"{self.name} is not ready\n{''.join(self.err_lines)}"
                 self._told.wait(0.1)
         return self
+
+    def until_said(self, text: str) -> str:
+        """Waits until a line on standard error has ``text`` in it; returns the line."""
+        deadline = time.monotonic() + DEADLINE_S
+        with self._told:
+            while not (found := [line for line in self.err_lines if text in line]):
+                assert self.running, f"{self.name} ended: {self.process.returncode}\n{''.join(self.err_lines)}"
+                assert time.monotonic() < deadline, f"{self.name} never said {text!r}\n{''.join(self.err_lines)}"
+                self._told.wait(0.1)
+        return found[0]
 
     def kill(self) -> float:
         """kill -9, and the moment of it (monotonic seconds). When it returns the process is gone."""

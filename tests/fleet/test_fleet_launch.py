@@ -18,7 +18,7 @@ ROWS = 200_000
 
 @pytest.mark.parametrize("engine", ["embedded", "nats"], indirect=True)
 def test_three_workers_send_what_an_operator_orders_from_another_process(fleet: Fleet) -> None:
-    workers = fleet.start_workers("anna", "bert", "carl")
+    workers = [worker.until_ready() for worker in fleet.start_workers("anna", "bert", "carl")]
     devices, campaign = fleet.folder / "devices.parquet", fleet.folder / "campaign.toml"
     write_synthetic(devices, ROWS, 0.5, 1)
     pace = "pace.apns = 60_000\npace.fcm = 60_000"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fleet_judge import Note, judge, taken_over
-from fleet_processes import Fleet
+from fleet_processes import NAME, Fleet
 from fleet_view import View
 
 from flashcast.campaign.lifecycle import State
@@ -44,7 +44,7 @@ def test_a_killed_workers_rows_are_finished_by_another_that_can_read_its_journal
 
 
 @ENGINES
-def test_a_killed_machines_rows_are_unknown_only_where_they_were_claimed(
+def test_a_killed_machines_rows_are_unknown_only_where_they_were_claimed_and_until_it_is_back(
     fleet: Fleet, record_property: Note
 ) -> None:
     fleet.start_workers("anna", "bert", machines=True)
@@ -60,9 +60,17 @@ def test_a_killed_machines_rows_are_unknown_only_where_they_were_claimed(
 
     fleet.until_closed()
     claimed = fleet.claimed_rows(victim)
-    verdict = judge(fleet, unknown_at_most=claimed, told=f"{lost}, {claimed} rows claimed")
-    assert 0 < verdict.reasons[Reason.WORKER_LOST.value] == verdict.outcomes["unknown"]
+    report = fleet.said("report", NAME)
+    assert 0 < report["reasons"][Reason.WORKER_LOST.value] == report["outcomes"]["unknown"] <= claimed
     assert claimed < lost.settled, "what the dead had settled is known"
+
+    # The machine is back, and a worker on it finds the journal.
+    fleet.worker("carl", "anna")
+    fleet.until_told(victim)
+    verdict = judge(fleet, unknown_at_most=lost.in_flight, left_at_most=claimed, told=f"{lost}, {claimed} rows claimed")
+    assert Reason.WORKER_LOST.value not in verdict.reasons, "the dead worker's own word has replaced the guess"
+    assert verdict.reasons.get(Reason.PROCESS_DIED.value, 0) == verdict.outcomes["unknown"] == lost.in_flight
+    assert verdict.record == fleet.record(), "the launch's books are closed as they were"
 
 
 @ENGINES

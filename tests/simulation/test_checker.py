@@ -243,6 +243,16 @@ def test_a_go_without_the_approval_of_somebody_else() -> None:
     assert any("GO by anna with the approval None" in found for found in story.violations())
 
 
+def test_a_go_with_an_approval_for_another_destination() -> None:
+    for to, fits in (("production", True), ("sandbox", False)):
+        story = Story()
+        word = {"by": "bert", "at": EPOCH_S, "campaign_digest": "c", "snapshot_digest": "s", "to": to}
+        sealed = {"campaign_digest": "c", "snapshot": {"url": URL, "digest": "s"}}
+        story.record.update(require_approval=True, approval=word, **sealed)
+        story.until_done()
+        assert fits is not any("GO by anna with the approval" in found for found in story.violations())
+
+
 def test_two_who_were_both_told_that_they_made_it_live() -> None:
     story = Story().until_done()
     story.winners = ["anna", "bob"]

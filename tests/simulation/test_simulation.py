@@ -42,7 +42,7 @@ def test_fleets_keep_their_promises_whatever_happens_to_them(batch: int, place: 
         assert result.violations == [], f"replay: scripts/simulate --seed {seed} --trace"
 
 
-@pytest.mark.parametrize("broken", ["claims", "doubt", "take-over", "journal"])
+@pytest.mark.parametrize("broken", ["claims", "doubt", "take-over", "journal", "late-word"])
 def test_a_deliberate_break_is_found(broken: str, place: tuple[Path, Sequence[Sealed]]) -> None:
     folder, sealed = place
     for seed in range(BREAK_WITHIN):

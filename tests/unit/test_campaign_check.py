@@ -106,6 +106,27 @@ def test_without_an_audience_fallbacks_and_made_up_values_are_shown(campaign: Pa
     assert shown["fcm", "default"]["message"]["notification"] == {"title": "friend"}
 
 
+def test_how_it_goes_is_told_for_programs_and_for_people(campaign: Path) -> None:
+    document = run_json(campaign)
+    assert (document["stages"], document["require_approval"], document["shield"]) == ([], False, None)
+    assert document["guard"] == {"replies": 200, "stop_share": 0.05, "bad_token_share": 0.3}
+    lines = run("check", campaign)[0].splitlines()
+    assert "stages: none, everybody at once" in lines
+    assert "approval: none needed, one operator launches" in lines
+    top = "require_approval = true\nguard = false\nstages = [{share = 0.01, hold_s = 3}, {share = 0.2}]\n"
+    shield = '[shield]\napp = "duo"\nminutes = 10\nfeatures = ["leagues"]\n'
+    campaign.write_text(top + CAMPAIGN + shield, encoding="utf-8")
+    document = run_json(campaign)
+    assert document["stages"] == [{"share": 0.01, "hold_s": 3.0}, {"share": 0.2, "hold_s": 5.0}]
+    assert (document["guard"], document["require_approval"]) == (None, True)
+    assert (document["shield"]["app"], document["shield"]["at"]) == ("duo", "go")
+    lines = run("check", campaign)[0].splitlines()
+    assert "stages: to 0.01 of the audience, hold 3 s; to 0.2 of the audience, hold 5 s; then the rest" in lines, lines
+    assert "guard: off, nothing pauses a launch that goes wrong" in lines
+    assert "approval: GO needs the approval of another operator" in lines
+    assert "shield: at go for 10 min, leagues off in app duo for 1 of its users" in lines
+
+
 def test_with_an_audience_its_rows_are_shown_and_the_longest_is_told(campaign: Path, tmp_path: Path) -> None:
     audience = devices(
         tmp_path,

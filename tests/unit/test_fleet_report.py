@@ -274,7 +274,7 @@ def test_who_pressed_go_who_approved_and_what_was_paused_is_told(fleet: Fleet) -
 
     fleet.amend(
         state=State.ABORTED,
-        approval=Approval(by="sam", at=GO - 5, campaign_digest="c", snapshot_digest="s"),
+        approval=Approval(by="sam", at=GO - 5, campaign_digest="c", snapshot_digest="s", to="production"),
         trail=(
             entry(GO + 1, "w-oslo", Input.PAUSE, "too many BadDeviceToken"),
             entry(GO + 2, "kim", Input.RESUME),
@@ -288,7 +288,7 @@ def test_who_pressed_go_who_approved_and_what_was_paused_is_told(fleet: Fleet) -
         "campaign": "derby",
         "state": "aborted",
         "go": {"at": "2026-09-21T14:13:20.250Z", "by": "kim", "host": "desk"},
-        "approval": {"at": "2026-09-21T14:13:15.250Z", "by": "sam"},
+        "approval": {"at": "2026-09-21T14:13:15.250Z", "by": "sam", "to": "production"},
         "abort": {"at": "2026-09-21T14:13:23.250Z", "by": "kim", "host": "desk"},
         "pauses": [
             {

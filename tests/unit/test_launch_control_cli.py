@@ -89,6 +89,47 @@ def test_a_campaign_is_created_listed_shown_and_edited(state: Path, file: Path) 
     assert document("campaign", "show", "superbowl")["text"] == OTHER_TEXT
 
 
+def test_a_campaign_that_is_over_is_deleted_and_its_name_counts_on(state: Path, file: Path) -> None:
+    run("campaign", "create", "superbowl", file)
+    told = run("campaign", "delete", "superbowl", "--yes")
+    assert (told.exit_code, told.stdout) == (
+        0, "deleted campaign superbowl, superbowl-1: 0 shards, 0 claims, 0 pages of audit\n",
+    )  # fmt: skip
+    assert document("campaign", "list")["campaigns"] == []
+    assert document("campaign", "create", "superbowl", file)["latest"] == "superbowl-2"
+    deleted = document("campaign", "delete", "superbowl", "--yes")
+    assert (deleted["whole"], deleted["launches"]) == (True, ["superbowl-2"])
+
+
+def test_what_is_armed_is_not_deleted(state: Path) -> None:
+    with_store(state, armed)
+    result = run("campaign", "delete", "superbowl", "--yes")
+    assert result.exit_code == 2
+    assert "launch superbowl-1 is armed, and is not deleted" in result.stderr
+    assert "`flashcast disarm superbowl-1` first" in result.stderr
+
+
+def test_nothing_is_deleted_where_nobody_can_be_asked(state: Path) -> None:
+    with_store(state, sealed)
+    assert run("campaign", "delete", "superbowl").exit_code == 2
+    assert [one["latest"] for one in document("campaign", "list")["campaigns"]] == ["superbowl-1"]
+
+
+def test_what_cannot_be_removed_is_told_and_is_no_success(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "manifest.json").write_text("{}")
+    elsewhere = SNAPSHOT.model_copy(update={"url": str(tmp_path / "place")})
+
+    async def over(store: Store) -> None:
+        await sealed(store, snapshot=elsewhere)
+
+    with_store(state, over)
+    result = run("campaign", "delete", "superbowl", "--with-snapshot", "--yes")
+    assert result.exit_code == 3
+    assert "not all:" in result.stdout
+    assert (tmp_path / "place" / "manifest.json").is_file()
+
+
 def test_the_list_for_people_names_what_there_is(state: Path, file: Path) -> None:
     assert "campaign create NAME FILE" in run("campaign", "list").stdout
     run("campaign", "create", "superbowl", file)
@@ -336,6 +377,16 @@ def test_resume_of_a_launch_that_is_not_live_says_what_is_possible(state: Path) 
     assert result.exit_code == 2
     assert "launch superbowl-1 is armed" in result.stderr
     assert "resumed only when live" in result.stderr
+
+
+def test_the_list_of_reports_is_the_engines_where_the_environment_names_one(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_store(state, live)
+    assert [one["launch"] for one in document("report", "--list")["launches"]] == []
+    monkeypatch.setenv("FLASHCAST_ENGINE", f"embedded:{state / 'engine'}")
+    assert [one["launch"] for one in document("report", "--list")["launches"]] == ["superbowl-1"]
+    assert document("report", "--list") == document("report", "--list", "--engine", f"embedded:{state / 'engine'}")
 
 
 def test_resume_of_what_the_engine_does_not_have_looks_in_the_state_folder(state: Path) -> None:

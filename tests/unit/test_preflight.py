@@ -144,8 +144,8 @@ def test_a_paused_launch_would_send_nothing() -> None:
     told(verdict, "state", FAIL, "paused by bert: misfire")
 
 
-def approved(by: str, campaign: str = "camp", snapshot: str = "snap") -> Approval:
-    return Approval(by=by, at=1.0, campaign_digest=campaign, snapshot_digest=snapshot)
+def approved(by: str, campaign: str = "camp", snapshot: str = "snap", to: str = "production") -> Approval:
+    return Approval(by=by, at=1.0, campaign_digest=campaign, snapshot_digest=snapshot, to=to)
 
 
 def test_an_approval_is_needed_where_the_campaign_asks_for_one() -> None:
@@ -162,6 +162,12 @@ def test_an_approval_by_the_presser_alone_is_none() -> None:
 @pytest.mark.parametrize("approval", [approved("zoe", campaign="old"), approved("zoe", snapshot="old")])
 def test_an_approval_of_something_else_is_none(approval: Approval) -> None:
     told(preflight(facts(require_approval=True, approval=approval)), "approval", FAIL, "zoe approved another")
+
+
+@pytest.mark.parametrize(("to", "word"), [("sandbox", "for sandbox"), ("", "for no destination")])
+def test_an_approval_for_another_destination_is_none(to: str, word: str) -> None:
+    verdict = preflight(facts(require_approval=True, approval=approved("zoe", to=to)))
+    told(verdict, "approval", FAIL, f"zoe approved it {word}, and it goes to production")
 
 
 def test_a_snapshot_grows_old_in_a_day() -> None:
@@ -241,6 +247,55 @@ def test_somebody_must_be_left_when_one_dies() -> None:
     told(preflight(alone), "survivors", WARN, "anna is the only worker")
     together = facts(heard("anna", (0, 1), host="box"), heard("bert", (2, 3), host="box"))
     told(preflight(together), "survivors", WARN, "2 workers, all on box")
+
+
+def test_who_is_left_must_have_room_for_what_a_lost_worker_held() -> None:
+    # Each holds 150,000 rows: 100,000 for APNs and 50,000 for FCM.
+    exactly = facts(heard("anna", (0, 1), devices_max=300_000), heard("bert", (2, 3), devices_max=300_000))
+    told(preflight(exactly), "survivors", OK, "can take over from each other")
+    tight = facts(heard("anna", (0, 1), devices_max=299_999), heard("bert", (2, 3), devices_max=300_000))
+    check = only(preflight(tight), "survivors")
+    assert (check.level, check.text) == (WARN, "if bert is lost, nobody has room for 1 of its 150,000 rows")
+    assert "--max-devices" in check.remedy
+    full = facts(heard("anna", (0, 1), devices_max=150_000), heard("bert", (2, 3), devices_max=150_000))
+    told(preflight(full), "survivors", WARN, "if anna is lost", "if bert is lost", "150,000 of its 150,000 rows")
+    assert preflight(full).go
+
+
+def test_room_that_another_launch_takes_is_no_room() -> None:
+    other = Holding(shards=(0,), ready=True, providers={APNS: part(200_000)})
+    mine = heard("anna", (0, 1), devices_max=400_000)
+    busy = mine.beat.model_copy(update={"launches": {**mine.beat.launches, "final-1": other}})
+    told(
+        preflight(facts(replace(mine, beat=busy), BERT)),
+        "survivors",
+        WARN,
+        "if bert is lost, nobody has room for 100,000",
+    )
+
+
+def test_a_worker_that_holds_nothing_stands_by_with_all_its_room() -> None:
+    tight = [heard(name, shards, devices_max=150_000) for name, shards in (("anna", (0, 1)), ("bert", (2, 3)))]
+    carl = heard("carl", (), holding={"providers": {}}, devices_max=150_000)
+    told(preflight(facts(*tight, carl)), "survivors", OK, "3 workers on 3 machines")
+    alone = heard("anna", (0, 1, 2, 3))
+    told(preflight(facts(alone, carl, owners=dict.fromkeys(range(4), "anna"))), "survivors", OK, "2 workers")
+
+
+@pytest.mark.parametrize("ailing", [{"draining": True}, {"holding": {"providers": {}, "cooling": True}}])
+def test_a_worker_that_takes_no_shards_is_no_survivor(ailing: dict[str, object]) -> None:
+    tight = [heard(name, shards, devices_max=150_000) for name, shards in (("anna", (0, 1)), ("bert", (2, 3)))]
+    carl = heard("carl", (), **{"holding": {"providers": {}}, **ailing})  # type: ignore[arg-type]
+    told(preflight(facts(*tight, carl)), "survivors", WARN, "nobody has room")
+
+
+def test_a_machine_with_several_workers_must_be_replaceable_too() -> None:
+    three = [
+        heard("anna", (0,), host="box", devices_max=300_000), heard("bert", (1,), host="box", devices_max=300_000),
+        heard("carl", (2, 3), devices_max=300_000),
+    ]  # fmt: skip
+    verdict = preflight(facts(*three, owners={0: "anna", 1: "bert", 2: "carl", 3: "carl"}))
+    told(verdict, "survivors", WARN, "if machine box is lost, nobody has room for 150,000 of its 300,000 rows")
 
 
 def test_workers_that_send_to_different_servers_are_told() -> None:

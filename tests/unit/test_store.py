@@ -589,6 +589,38 @@ def test_an_approval_is_for_exactly_what_was_sealed_then() -> None:
     simulated(run)
 
 
+def test_an_approval_is_for_exactly_the_destination_it_was_given_for() -> None:
+    async def run(control: Control) -> None:
+        store = control.honest()
+        await armed(store, require_approval=True)
+        await approve(control.store("ada@home"), "superbowl-1")
+        await store.transition("superbowl", Input.DISARM)
+        await store.transition("superbowl", Input.ARM, lambda r: r.model_copy(update={"to": "sandbox"}))
+        await store.transition("superbowl", Input.READY)
+        with pytest.raises(LifecycleError, match="goes to sandbox, and ada@home approved it for production"):
+            await press_go(control.store("kim@desk"), "superbowl-1")
+        assert (await store.launch("superbowl"))[0].state is State.ARMED
+        await approve(control.store("ada@home"), "superbowl-1")
+        record = await press_go(control.store("kim@desk"), "superbowl-1")
+        assert record.approval is not None and record.approval.to == record.to == "sandbox"
+
+    simulated(run)
+
+
+def test_an_approval_of_an_earlier_version_names_no_destination_and_is_for_none() -> None:
+    async def run(control: Control) -> None:
+        await armed(control.honest(), require_approval=True)
+        record = await approve(control.store("ada@home"), "superbowl-1")
+        assert record.approval is not None
+        old = record.approval.model_copy(update={"to": ""})
+        assert b'"to"' not in old.to_bytes()
+        await control.honest().transition("superbowl", Input.APPROVE, lambda r: r.model_copy(update={"approval": old}))
+        with pytest.raises(LifecycleError, match="approved it for no destination"):
+            await press_go(control.store("kim@desk"), "superbowl-1")
+
+    simulated(run)
+
+
 def test_only_what_was_looked_at_is_launched_or_approved() -> None:
     async def run(control: Control) -> None:
         store = control.honest()

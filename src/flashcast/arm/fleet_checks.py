@@ -8,6 +8,7 @@ from typing import Final
 
 from flashcast.arm.clocks import LISTENER, least_ms, spread
 from flashcast.arm.facts import Check, Facts, Level
+from flashcast.arm.spare import machine_losses, spare_rows, worker_losses
 from flashcast.campaign.lifecycle import State
 
 SKEW_MS_WARN: Final = 50.0
@@ -53,10 +54,13 @@ def approval(facts: Facts) -> Iterator[Check]:
     elif (given.campaign_digest, given.snapshot_digest) != (record.campaign_digest, snapshot):
         told = f"{given.by} approved another campaign or snapshot than this launch has now"
         yield Check("approval", Level.FAIL, told, remedy)
+    elif given.to != record.to:
+        told = f"{given.by} approved it for {given.to or 'no destination'}, and it goes to {record.to}"
+        yield Check("approval", Level.FAIL, told, remedy)
     elif given.by.casefold() == facts.operator.casefold():
         yield Check("approval", Level.FAIL, f"{given.by} approved it and would press GO alone", remedy)
     else:
-        yield Check("approval", Level.OK, f"approved by {given.by}")
+        yield Check("approval", Level.OK, f"approved by {given.by}, to {given.to}")
 
 
 def rows(facts: Facts) -> Iterator[Check]:
@@ -102,21 +106,31 @@ def workers(facts: Facts) -> Iterator[Check]:
 
 
 def survivors(facts: Facts) -> Iterator[Check]:
-    hosts = {facts.live[name].beat.host for name in facts.holdings}
-    if len(facts.holdings) == 1:
-        (name,) = facts.holdings
+    if not facts.holdings:
+        return
+    # Who holds nothing stands by: it takes over what it has room for.
+    able = facts.holdings.keys() | spare_rows(facts).keys()
+    hosts = {facts.live[name].beat.host for name in able}
+    short = [loss for loss in worker_losses(facts) if loss.homeless]
+    short = short or [loss for loss in machine_losses(facts) if loss.homeless]
+    if len(able) == 1:
         yield Check(
-            "survivors", Level.WARN, f"{name} is the only worker: if it dies, nobody sends what is left",
+            "survivors", Level.WARN, f"{next(iter(able))} is the only worker: if it dies, nobody sends what is left",
             "Start a second worker, on another machine.",
         )  # fmt: skip
-    elif len(hosts) == 1:
+        return
+    if len(hosts) == 1:
         yield Check(
-            "survivors", Level.WARN, f"{_workers(len(facts.holdings))}, all on {hosts.pop()}: if it fails, all do",
+            "survivors", Level.WARN, f"{_workers(len(able))}, all on {hosts.pop()}: if it fails, all do",
             "Start a worker on another machine.",
         )  # fmt: skip
-    elif hosts:
-        told = f"{_workers(len(facts.holdings))} on {len(hosts)} machines can take over from each other"
+    elif not short:
+        told = f"{_workers(len(able))} on {len(hosts)} machines can take over from each other"
         yield Check("survivors", Level.OK, told)
+    if short:
+        homeless = [f"if {s.name} is lost, nobody has room for {s.homeless:,} of its {s.rows:,} rows" for s in short]
+        remedy = "Start another worker, or raise --max-devices: rows that nobody has room for are not sent."
+        yield Check("survivors", Level.WARN, "; ".join(_few(homeless)), remedy)
 
 
 def endpoints(facts: Facts) -> Iterator[Check]:

@@ -317,7 +317,8 @@ class Campaign(_Table):
     )
     require_approval: bool = Field(
         False,
-        description="Whether GO needs the word of a second operator for exactly this campaign, snapshot and destination.",
+        description="Whether GO needs the word of a second operator for exactly this campaign, snapshot and "
+        "destination.",
     )
     pace: Pace = Field(default=Pace(), description="How fast to send.")
     stages: list[StagePart] = Field(

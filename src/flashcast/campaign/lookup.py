@@ -15,10 +15,12 @@ from flashcast.campaign.records import (
     AuditEntry,
     AuditPage,
     CampaignRecord,
+    DeletedCampaign,
     LaunchRecord,
     Record,
     audit_key,
     campaign_key,
+    deleted_key,
     launch_key,
     read_record,
 )
@@ -89,6 +91,11 @@ class Lookup:
             campaign_digest=campaign.digest,
         )  # fmt: skip
         return await first_come(self.engine.durable, key, made.to_bytes())
+
+    async def launches_had(self, name: str) -> int:
+        """How many launches a campaign of that name had which was deleted, 0 where none was."""
+        entry = await self._present(deleted_key(name))
+        return 0 if entry is None else self.read(DeletedCampaign, entry).launches
 
     async def check_free(self, name: str) -> None:
         """Raises InputError where a campaign of that name would be called like a launch, or have one called like it."""

@@ -6,6 +6,7 @@ durable
     shards.<launch>.<shard>          ShardRecord      who holds a shard, in which epoch, and whether it is settled
     claims.<launch>.<shard>.<chunk>  ClaimRecord      who may send a chunk: created before any of its rows is sent
     audit.<launch>.<page>            AuditPage        entries that a launch's record has no more room for
+    deleted.<campaign>               DeletedCampaign  how many launches a name has had that was deleted
 volatile
     workers.<worker>                 Beat             heartbeat, readiness and progress in one (arm/readiness.py)
 
@@ -30,6 +31,7 @@ SHARDS: Final = "shards"
 CLAIMS: Final = "claims"
 WORKERS: Final = "workers"
 AUDIT: Final = "audit"
+DELETED: Final = "deleted"
 
 
 class Record(BaseModel):
@@ -194,6 +196,27 @@ class LaunchRecord(Record):
         return len(self.stages)
 
 
+class Remains(Record):
+    """Files of a launch that was deleted, which are to go too: its snapshot's place and digest."""
+
+    launch: str
+    url: str
+    digest: str
+
+
+class DeletedCampaign(Record):
+    """What stays of a campaign that was deleted: a new one of the name goes on counting its launches.
+
+    ``remains`` is empty but while files are being removed.
+    """
+
+    campaign: str
+    launches: int
+    at: float
+    by: str
+    remains: tuple[Remains, ...] = ()
+
+
 class ShardRecord(Record):
     """Who holds a shard. ``epoch`` rises with every owner; ``settled`` when each of its rows has an outcome."""
 
@@ -215,6 +238,10 @@ def launch_key(launch: str) -> str:
 
 def campaign_key(campaign: str) -> str:
     return f"{CAMPAIGNS}.{campaign}"
+
+
+def deleted_key(campaign: str) -> str:
+    return f"{DELETED}.{campaign}"
 
 
 def shard_key(launch: str, shard: int) -> str:

@@ -84,15 +84,17 @@ class Store(Lookup):
         return f"<Store {self.engine.address} for {self.operator.name}>"
 
     async def create_campaign(self, name: str, text: str, file: str = "campaign.toml") -> CampaignRecord:
-        """A new campaign with its first launch in draft.
+        """A new campaign with its first launch in draft; under the name of one that was deleted it counts on.
 
         Raises CampaignError for what is wrong with the text of ``file``, InputError for a name that is taken.
         """
         await self.check_free(checked_name(name))
         record = CampaignRecord(
             campaign=name, text=text, digest=checked_digest(text, file), at=self.clock.time(), by=self.operator.name,
-            launches=1,
+            launches=await self.launches_had(name) + 1,
         )  # fmt: skip
+        if record.launches > LAUNCHES_MAX:
+            raise InputError(f"campaigns called {name} have had {LAUNCHES_MAX} launches", remedy="Take another name.")
         there = await first_come(self.engine.durable, campaign_key(name), record.to_bytes())
         if there.value != record.to_bytes():
             raise InputError(

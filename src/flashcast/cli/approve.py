@@ -20,9 +20,10 @@ def approve(
     operator: OperatorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Approve exactly the campaign and snapshot that a launch has now; another operator then presses GO.
+    """Approve exactly the campaign, snapshot and destination that a launch has now; another operator then presses GO.
 
-    Campaigns with `require_approval = true` do not go without. Sealing or editing anew takes the approval away.
+    Campaigns with `require_approval = true` do not go without. Sealing or editing anew takes the approval away, and it
+    is not for another destination: before the launch is armed, that is production.
     """
 
     async def work(store: Store) -> LaunchRecord:
@@ -37,6 +38,6 @@ def _told(record: LaunchRecord) -> str:
     assert record.approval is not None
     word = record.approval
     return (
-        f"{record.launch} approved by {word.by}: {record.rows:,} devices, campaign {word.campaign_digest[:12]}, "
-        f"snapshot {word.snapshot_digest[:12]}. Another operator presses GO."
+        f"{record.launch} approved by {word.by}: {record.rows:,} devices to {word.to}, campaign "
+        f"{word.campaign_digest[:12]}, snapshot {word.snapshot_digest[:12]}. Another operator presses GO."
     )

@@ -1,4 +1,4 @@
-"""`flashcast campaign`: create, list, show and edit campaigns in the engine."""
+"""`flashcast campaign`: create, list, show, edit and delete campaigns in the engine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flashcast.cli.campaign_delete import delete
 from flashcast.cli.common import JsonOption, failures, print_json, print_rich, print_text
 from flashcast.cli.fleet_options import (
     CampaignName,
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from flashcast.campaign.store import Store
 
 app = typer.Typer(
-    name="campaign", help="Create, list, show and edit the campaigns that the engine keeps.", no_args_is_help=True
-)
+    name="campaign", help="Create, list, show, edit and delete the campaigns that the engine keeps.",
+    no_args_is_help=True,
+)  # fmt: skip
 
 
 @app.command()
@@ -127,6 +129,9 @@ def edit(
             print_json({**_document(campaign), "latest": launch.launch, "state": launch.state.value})
         else:
             answer(f"{name} says so now; its launch {launch.launch} is {launch.state.value}")
+
+
+app.command()(delete)
 
 
 def _text_of(file: Path) -> str:

@@ -46,7 +46,7 @@ def check(
     rows: RowsOption = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell every fault of a campaign file, with its line, and show what the messages will look like.
+    """Tell every fault of a campaign file, with its line, and show how it goes and what its messages will look like.
 
     With --audience, its columns are checked too, every row's message is measured, and the messages of some rows are
     shown. Without it, fields are filled with their fallbacks or with made-up values.
@@ -85,6 +85,7 @@ def _tell_faults(examination: Examination, as_json: bool) -> None:
 def _tell_messages(examination: Examination, survey: RowSurvey | None, rows: int, as_json: bool) -> None:
     from flashcast.campaign.compile import compile_messages
     from flashcast.campaign.preview import made_up
+    from flashcast.cli.check_terms import terms_document, terms_lines
 
     campaign = examination.sound()
     compiled = compile_messages(campaign)
@@ -99,6 +100,7 @@ def _tell_messages(examination: Examination, survey: RowSurvey | None, rows: int
                 "window_s": compiled.window_s,
                 "unknown_policy": compiled.unknown_policy.value,
                 "pace": {provider.value: rate for provider, rate in compiled.pace.items()},
+                **terms_document(campaign),
                 "columns_needed": sorted(campaign.columns_needed()),
                 "variants": _variants(compiled, survey),
                 "empty_without_fallback": survey.empty if survey else {},
@@ -113,6 +115,8 @@ def _tell_messages(examination: Examination, survey: RowSurvey | None, rows: int
         f"{compiled.name}: window {compiled.window_s:g} s, unknown outcomes: {compiled.unknown_policy}, "
         f"pace: {pace or 'as fast as the providers take it'}"
     )
+    for line in terms_lines(campaign):
+        out.print(line)
     out.print(f"columns needed: {', '.join(sorted(campaign.columns_needed())) or 'none'}")
     _print_variants(out, compiled, survey)
     for column, count in (survey.empty if survey else {}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +66,10 @@ def report(
         ),
     ] = None,
     all_launches: Annotated[
-        bool, typer.Option("--list", help="List the launches in the state folder, or with --engine in the engine.")
+        bool,
+        typer.Option(
+            "--list", help="List the launches in the state folder, or with --engine or FLASHCAST_ENGINE in the engine."
+        ),
     ] = False,
 ) -> None:
     """Show the report of a launch, or write it as files.
@@ -74,12 +78,13 @@ def report(
     snapshot are all it needs. A launch that did not finish is reported from what is there.
     """
     with failures(as_json=as_json):
+        from flashcast.engine.open import ENGINE_VARIABLE
         from flashcast.state import StateFolder
 
         folders = StateFolder(state)
         reach = Reach(engine, state)
         if all_launches:
-            if engine is None:
+            if engine is None and not os.environ.get(ENGINE_VARIABLE):
                 _list(folders, as_json=as_json)
             else:
                 _list_engine(reach, as_json=as_json)
@@ -129,8 +134,6 @@ def _own_launches(folders: StateFolder) -> list[str]:
 
 def _is_in_engine(folders: StateFolder, launch: str | None, reach: Reach) -> bool:
     """Whether to look for ``launch``, or for the latest of all, in the engine rather than in the state folder."""
-    import os
-
     from flashcast.campaign.names import is_name
     from flashcast.engine.open import ENGINE_VARIABLE, FOLDER
 

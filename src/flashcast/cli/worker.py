@@ -120,6 +120,9 @@ class _Teller:
         self._as_json = as_json
         self._last: dict[str, Any] = {}
         self._fault = ""
+        self._away_s: float | None = None
+        """For how long the engine was away when last looked; None where it answers."""
+        self._looked_s = 0.0
 
     async def watch(self) -> None:
         """Looks five times a second."""
@@ -127,6 +130,7 @@ class _Teller:
 
         while True:
             await asyncio.sleep(0.2)
+            self._look_for_engine()
             for launch, work in list(self._worker.works.items()):
                 holding = work.holding()
                 rows = sum(part.rows for part in holding.providers.values())
@@ -142,10 +146,27 @@ class _Teller:
                 self._fault = self._worker.fault
                 self.say("fault", fault=self._fault)
 
-    def say(self, what: str, **facts: Any) -> None:
-        """One line."""
+    def _look_for_engine(self) -> None:
+        """Says once that the engine is out of reach, and once that it is back."""
+        import time
+
+        before_s, now_s = self._away_s, time.monotonic()
+        self._away_s = self._worker.engine_away_s
+        if self._away_s is not None and before_s is None:
+            meanwhile = "nothing is sent until it answers; connections stay open, and whoever reaches it may take over"
+            self.say("engine_lost", f"lost the engine at {self._address}: {meanwhile}", engine=self._address)
+        elif self._away_s is None and before_s is not None:
+            away_s = round(before_s + now_s - self._looked_s, 1)
+            told = f"reached the engine at {self._address} again, after {away_s:g} s"
+            self.say("engine_back", told, engine=self._address, away_s=away_s)
+        self._looked_s = now_s
+
+    def say(self, what: str, text: str = "", /, **facts: Any) -> None:
+        """One line; for people ``text``, where there is one."""
         if self._as_json:
             print_line({"event": what, "worker": self._worker.name, **facts})
+        elif text:
+            err.print(f"worker {self._worker.name} {text}", markup=False, soft_wrap=True)
         elif interactive() or what != "holding":
             words = ", ".join(f"{key} {value}" for key, value in facts.items() if value not in ("", None))
             err.print(f"worker {self._worker.name} {what}{': ' if words else ''}{words}", markup=False, soft_wrap=True)

@@ -13,7 +13,10 @@ INTERVAL_NS: Final = 100_000_000
 THROTTLED_SHARE: Final = 0.1
 """Above this share of an interval's replies the provider means us, not one device."""
 EXHAUSTED_SHARE: Final = 0.6
-"""Above this share the quota is gone: probing on would only earn more refusals, which count against it too."""
+"""Above this share the quota is gone until its refill: probing on would only earn more refusals.
+
+FCM does not count its 429 against the quota; other 4xx it does.
+"""
 REPLIES_MIN: Final = 20
 """Fewer replies in an interval say nothing."""
 RATE_MIN: Final = 50.0

@@ -1,8 +1,9 @@
 """GO: one compare-and-swap of the launch's record from armed to live.
 
 Everything that must hold is checked on the very record that is replaced, so nothing can change in between: that it is
-armed, that it is what the operator was shown, and that another operator has approved exactly it where the campaign
-asks for that. An edited campaign needs no check here: the edit put the launch back to draft before it changed a word.
+armed, that it is what the operator was shown, and that another operator has approved exactly it, and where it goes,
+where the campaign asks for that. An edited campaign needs no check here: the edit put the launch back to draft before
+it changed a word.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ async def press_go(
 
 
 async def approve(store: Store, launch: str, *, seen: LaunchRecord | None = None) -> LaunchRecord:
-    """Another operator's word for exactly the campaign and the snapshot that the launch has now."""
+    """Another operator's word for exactly the campaign, the snapshot and the destination that the launch has now."""
     at = store.clock.time()
 
     def approved(record: LaunchRecord) -> LaunchRecord:
         check_same(record, seen)
         assert record.snapshot is not None  # the table allows an approval only of what is sealed
         digests = {"campaign_digest": record.campaign_digest, "snapshot_digest": record.snapshot.digest}
-        word = Approval(by=store.operator.name, at=at, **digests)
+        word = Approval(by=store.operator.name, at=at, to=record.to, **digests)
         return record.model_copy(update={"approval": word})
 
     return await store.transition(launch, Input.APPROVE, approved, at=at)
@@ -59,6 +60,9 @@ def approval_fault(record: LaunchRecord, presser: str) -> InputError | None:
     digests = (record.campaign_digest, record.snapshot.digest if record.snapshot is not None else "")
     if (word.campaign_digest, word.snapshot_digest) != digests:
         return LifecycleError(f"launch {launch} has changed since {word.by} approved it", remedy=ask)
+    if word.to != record.to:
+        told = f"launch {launch} goes to {record.to}, and {word.by} approved it for {word.to or 'no destination'}"
+        return LifecycleError(told, remedy=ask)
     if word.by.casefold() == presser.casefold():
         return LifecycleError(
             f"launch {launch} was approved by {word.by}, who may therefore not press GO",

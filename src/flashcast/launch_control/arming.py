@@ -74,7 +74,10 @@ async def _seal_like_the_last(store: Store, launch: LaunchRecord) -> None:
     split = split_launch(launch.launch)
     if split is None or split[1] == 1:
         return
-    before, _ = await store.launch(launch_id(split[0], split[1] - 1))
+    try:
+        before, _ = await store.launch(launch_id(split[0], split[1] - 1))
+    except InputError:
+        return  # it was deleted
     if before.snapshot is None:
         return
     if before.campaign_digest != launch.campaign_digest:
@@ -88,7 +91,7 @@ async def _seal_like_the_last(store: Store, launch: LaunchRecord) -> None:
 
 
 async def disarm(store: Store, name: str) -> LaunchRecord:
-    """Back to sealed: workers let the shards go. An approval stands, for it is about what is sealed."""
+    """Back to sealed: workers let the shards go. An approval stands, for what was approved and where it went."""
     return await store.transition((await store.launch(name))[0].launch, Input.DISARM)
 
 

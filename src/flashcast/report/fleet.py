@@ -274,7 +274,7 @@ def audit(record: LaunchRecord, trail: Sequence[AuditEntry]) -> dict[str, Any]:
         "campaign": record.campaign,
         "state": record.state.value,
         "go": None if go is None else {"at": iso(go.at), "by": go.by, "host": go.host},
-        "approval": None if approval is None else {"at": iso(approval.at), "by": approval.by},
+        "approval": None if approval is None else {"at": iso(approval.at), "by": approval.by, "to": approval.to},
         "abort": None if aborted is None else {"at": iso(aborted.at), "by": aborted.by, "host": aborted.host},
         "pauses": _pauses(trail),
         "closed_at": None if record.closed_at is None else iso(record.closed_at),

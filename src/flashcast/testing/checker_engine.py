@@ -134,8 +134,8 @@ def _check_go(history: History, before: dict[str, Any], record: dict[str, Any]) 
     if not before.get("require_approval"):
         return
     word, snapshot = before.get("approval"), before.get("snapshot") or {}
-    fits = word is not None and (word["campaign_digest"], word["snapshot_digest"]) == (
-        before.get("campaign_digest", ""), snapshot.get("digest", ""),
+    fits = word is not None and (word["campaign_digest"], word["snapshot_digest"], word.get("to")) == (
+        before.get("campaign_digest", ""), snapshot.get("digest", ""), before.get("to", "production"),
     )  # fmt: skip
     if word is None or not fits or word["by"] == go["by"]:
         history.say(f"GO by {go['by']} with the approval {word}")

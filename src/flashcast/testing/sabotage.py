@@ -11,11 +11,12 @@ from unittest import mock
 from flashcast.campaign.records import CLAIMS
 from flashcast.deliver import lane
 from flashcast.deliver.job import Job
-from flashcast.deliver.journal import JournalReader
+from flashcast.deliver.journal import JournalReader, RowArrays
 from flashcast.deliver.retry import Decision, decide
 from flashcast.engine.base import Entry, KeyExistsError, is_below
-from flashcast.outcomes import Outcome
+from flashcast.outcomes import Outcome, Reason
 from flashcast.testing.simulated_engine import SimulatedEngine
+from flashcast.worker import late
 from flashcast.worker.claimer import Claimer
 from flashcast.worker.mine import Mine
 
@@ -87,6 +88,18 @@ def _journals_of_the_living() -> contextlib.AbstractContextManager[Any]:
     return mock.patch.object(JournalReader, "read", staticmethod(careless))
 
 
+def _in_flight_is_unsent() -> contextlib.AbstractContextManager[Any]:
+    last_word = late.last_word
+
+    def careless(*args: Any) -> RowArrays:
+        whole = last_word(*args)
+        died = (whole.outcome == Outcome.UNKNOWN) & (whole.reason == Reason.PROCESS_DIED.code)
+        whole.outcome[died], whole.reason[died] = Outcome.UNSENT, Reason.STOPPED.code
+        return whole
+
+    return mock.patch.object(late, "last_word", careless)
+
+
 SABOTAGE: Final = {
     made.name: made
     for made in (
@@ -95,5 +108,6 @@ SABOTAGE: Final = {
         Sabotage("doubt", "rows of unknown outcome are sent again under `drop`", _doubt_is_no_reason),
         Sabotage("take-over", "a new owner sends what the old one had claimed", _claims_of_others_are_nothing),
         Sabotage("journal", "the journal of a worker that lives is taken for its last word", _journals_of_the_living),
+        Sabotage("late-word", "rows in flight when a worker died are called unsent in the end", _in_flight_is_unsent),
     )
 }

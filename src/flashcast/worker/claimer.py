@@ -161,6 +161,12 @@ class Claimer:
                     return
                 except EngineUnavailable:
                     await work.hands.sleep(RETRY_S)
+                # Without a lease nothing is sent, and the shard may be another's or the launch be gone by now: the
+                # first heartbeat that comes back has both read anew.
+                while not (work.leased or work.deleted):
+                    await work.hands.sleep(RETRY_S)
+                if work.deleted:
+                    return
         finally:
             mine.asked -= 1
             self._asked_rows[mine.facts.provider] -= span.stop - span.start

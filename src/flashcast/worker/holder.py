@@ -15,6 +15,7 @@ from flashcast.audience.manifest import Manifest
 from flashcast.audience.shards import Shard
 from flashcast.campaign.lifecycle import State
 from flashcast.campaign.records import ShardRecord, shard_key
+from flashcast.deliver.boot import boot_id
 from flashcast.deliver.claims import grid
 from flashcast.deliver.journal import Journal, journal_path
 from flashcast.deliver.run import Run, RunTerms
@@ -233,6 +234,7 @@ class Holder:
                 self.journal = Journal.create(
                     path, sum(facts.rows for facts in self.manifest.shards),
                     launch=self.work.launch, snapshot=self.manifest.digest, worker=self.work.worker.name,
+                    boot=boot_id(),
                 )  # fmt: skip
             self.journal.hold(mine.facts.base, mine.facts.rows)
         return shard
@@ -323,7 +325,8 @@ class Holder:
         if self.journal is not None:
             self.journal.close()
             # A launch that has ended is in its outcome files; one that goes on may need this journal.
-            ended = self.work.record.go is None or self.work.record.closed_at is not None or self.work.outdated
+            record = self.work.record
+            ended = record.go is None or record.closed_at is not None or self.work.outdated or self.work.deleted
             if ended and not self.work.worker.options.keep:
                 self.journal.path.unlink(missing_ok=True)
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 TICK_S: Final = 0.05
 """A step at least so often: leases run out and windows close without anything being written."""
+MISSED_S: Final = 10.0
+"""A launch that no read has found for so long was deleted: no lag is as great. Usually the watch says so at once."""
 JUDGE_S: Final = 0.1
 """The misfire guard adds up the fleet's replies so often: twice for each heartbeat of the others."""
 
@@ -64,6 +66,10 @@ class LaunchWork:
         self.settler = Settler(self)
         self.went = False
         """Whether the lanes have been started."""
+        self.deleted = False
+        """The launch is no longer in the engine: an operator has deleted it after it had ended."""
+        self._missed_ns: int | None = None
+        """Since when it has not been to be read."""
         self.arming = record.arming
         """What is held here is for this arming, and for no other."""
         self.seen_armed = record.state in (State.ARMING, State.ARMED)
@@ -101,6 +107,13 @@ class LaunchWork:
         self.obey()
         self.changed.set()
 
+    def was_deleted(self) -> None:
+        """The launch is gone from the engine: there is nothing to obey, to give back or to write down any more."""
+        self.deleted = True
+        if self.holder.run is not None:
+            self.holder.run.pause()
+        self.changed.set()
+
     def renew_lease(self, until_ns: int) -> None:
         """Sending is allowed until ``until_ns``."""
         self._lease_ns = until_ns
@@ -110,8 +123,15 @@ class LaunchWork:
 
     async def catch_up(self) -> None:
         """Reads what the watches may not have told yet: the record, and who holds what. Raises EngineUnavailable."""
-        record, revision = await self.worker.read_launch(self.launch)
-        self.told(record, revision)
+        found = await self.worker.read_launch(self.launch)
+        if found is None:
+            now_ns = self.hands.clock.monotonic_ns()
+            self._missed_ns = self._missed_ns or now_ns
+            if now_ns - self._missed_ns >= MISSED_S * 1e9:
+                self.was_deleted()
+            raise EngineUnavailable(f"launch {self.launch} is not to be read: reads may lag behind writes")
+        self._missed_ns = None
+        self.told(*found)
         for entry in await self.worker.engine.durable.entries(f"{SHARDS}.{self.launch}"):
             self._owner_told(entry)
 
@@ -162,6 +182,8 @@ class LaunchWork:
 
     async def _step(self) -> bool:
         """One look and what follows from it. Returns whether this launch needs this worker no more."""
+        if self.deleted:
+            return True
         self.obey()
         self.claimer.check()
         record = self.record
@@ -219,7 +241,7 @@ class LaunchWork:
         """
         assert self.record.go is not None
         now_ns = self.hands.clock.monotonic_ns()
-        prompt = self.seen_armed and now_ns < self._lease_ns
+        prompt = self.seen_armed and self.leased
         late_s = 0.0 if prompt else max(0.0, self.hands.clock.time() - self.record.go.at)
         self.window_ends_ns = now_ns + int((self.record.window_s - late_s) * 1e9)
 
@@ -245,8 +267,13 @@ class LaunchWork:
             and self.record.paused is None
             and not self.window_over
             and not self.worker.draining
-            and self.hands.clock.monotonic_ns() < self._lease_ns
+            and self.leased
         )
+
+    @property
+    def leased(self) -> bool:
+        """Whether anything may be sent or claimed: a heartbeat came back not long ago."""
+        return self.hands.clock.monotonic_ns() < self._lease_ns
 
     # --- arming ------------------------------------------------------------------------------------------
 

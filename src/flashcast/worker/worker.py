@@ -29,6 +29,7 @@ from flashcast.errors import FlashcastError
 from flashcast.limits import WORKER_DEVICES_DEFAULT
 from flashcast.worker.follow import follow
 from flashcast.worker.hands import Hands
+from flashcast.worker.late import LateWords
 from flashcast.worker.launch_work import LaunchWork
 from flashcast.worker.members import Members
 
@@ -62,6 +63,7 @@ class Worker:
         self.members = Members(self.name, hands.clock.monotonic_ns())
         self.store = Store(engine, Operator(self.name, options.host), hands.clock)
         self.works: dict[str, LaunchWork] = {}
+        self.late = LateWords(self)
         self.draining = False
         self.fault = ""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -69,7 +71,12 @@ class Worker:
         self._ending = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._sequence = 0
+        self._started_ns = hands.clock.monotonic_ns()
         self._lease_ns = 0
+        self._unheard = 0
+        """Heartbeats written since the last one that came back."""
+        self._refused = False
+        """The engine did not take the last heartbeat."""
         self.lapses = 0
         """How often the lease ran out: since the first time others may have taken what is held here."""
         self._written_ns: dict[int, int] = {}
@@ -92,6 +99,7 @@ class Worker:
                 group.create_task(
                     follow(self.hands, self.engine.durable, LAUNCHES, self._told), name=f"{self.name} launches"
                 ),
+                group.create_task(self.late.run(), name=f"{self.name} late words"),
             ]
             await self._ending.wait()
             for work in list(self._tasks.values()):
@@ -129,6 +137,18 @@ class Worker:
         """Until when this worker may send, on its monotonic clock."""
         return self._lease_ns
 
+    @property
+    def engine_away_s(self) -> float | None:
+        """For how long the engine has been out of reach: since the last heartbeat that came back. None where it is not.
+
+        It is when the lease has run out by it. A process that was stopped itself has missed heartbeats too, and has not
+        written any meanwhile: that is not the engine's doing.
+        """
+        heard_ns = self._lease_ns - int(FENCE_S * 1e9) if self._lease_ns else self._started_ns
+        since_s = (self.hands.clock.monotonic_ns() - heard_ns) / 1e9
+        lost = since_s >= FENCE_S and (self._refused or self._unheard >= _UNHEARD_MAX)
+        return since_s if lost else None
+
     # --- heartbeats --------------------------------------------------------------------------------------
 
     async def _beating(self) -> None:
@@ -137,12 +157,14 @@ class Worker:
             written_ns = self.hands.clock.monotonic_ns()
             beat = self.beat()
             self._written_ns[beat.sequence] = written_ns
+            self._unheard += 1
             while len(self._written_ns) > _BEATS_KEPT:
                 del self._written_ns[min(self._written_ns)]
             try:
                 await self.engine.volatile.put(worker_key(self.name), beat.to_bytes())
+                self._refused = False
             except EngineUnavailable:
-                pass
+                self._refused = True
             left_s = 1 / BEATS_HZ - (self.hands.clock.monotonic_ns() - written_ns) / 1e9
             await self.hands.wait_for(self._beat_due, max(0.01, left_s))
 
@@ -194,6 +216,7 @@ class Worker:
                 except EngineUnavailable:
                     return
         self._lease_ns = max(self._lease_ns, written_ns + int(FENCE_S * 1e9))
+        self._unheard = 0
         for work in self.works.values():
             work.renew_lease(self._lease_ns)
 
@@ -201,13 +224,19 @@ class Worker:
 
     async def _told(self, entry: Entry) -> None:
         launch = entry.key.rpartition(".")[2]
-        if entry.value is None or (self.options.launches is not None and launch not in self.options.launches):
+        if self.options.launches is not None and launch not in self.options.launches:
+            return
+        if entry.value is None:
+            if launch in self.works:  # one that was cut off while others closed it
+                self.works[launch].was_deleted()
             return
         try:
             record = read_record(LaunchRecord, entry)
         except ValidationError as error:
             self.fault = f"launch {launch} cannot be read by this version: {error.error_count()} faults"
             return
+        if record.closed_at is not None and not self.options.keep:
+            self.late.closed(record)
         work = self.works.get(launch)
         if work is not None:
             work.told(record, entry.revision)
@@ -235,19 +264,19 @@ class Worker:
             if not self.options.keep:
                 self.works.pop(work.launch, None)
                 self._tasks.pop(work.launch, None)
-                if not broken:
+                if not (broken or work.deleted):
                     # It may have been disarmed and armed again while we let go.
                     self._take_up(work.record, work.revision)
             self.soon()
 
-    async def read_launch(self, launch: str) -> tuple[LaunchRecord, int]:
-        """The launch's record as it is now."""
+    async def read_launch(self, launch: str) -> tuple[LaunchRecord, int] | None:
+        """The launch's record as it is now; None where it is not to be read: reads may lag behind writes."""
         entry = await self.engine.durable.get(launch_key(launch))
-        if entry is None:
-            raise EngineUnavailable(f"launch {launch} is not to be read: reads may lag behind writes")
-        return read_record(LaunchRecord, entry), entry.revision
+        return None if entry is None or entry.value is None else (read_record(LaunchRecord, entry), entry.revision)
 
 
+_UNHEARD_MAX: Final = int(BEATS_HZ * LEASE_S)
+"""A lease's worth of heartbeats: where so many are written and none is heard, there is no engine to be heard by."""
 _BEATS_KEPT: Final = 50
 """Ten seconds of heartbeats whose echo may still come."""
 
