@@ -544,12 +544,72 @@ def test_credentials_are_added_when_a_write_is_sent_and_never_kept(make: Make, p
     assert "authorization" not in place.polls[-1]
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://x/\r\nEvil: 1"])
+NEVER = ["file:///etc/passwd", "http://x/\r\nEvil: 1", "http://u:secret@x/", "http://u@x", "http://a\\@x/", "http:///x"]
+
+
+@pytest.mark.parametrize("url", NEVER)
 def test_a_write_that_could_never_be_sent_is_not_taken(make: Make, url: str) -> None:
     client = make()
     with pytest.raises(InputError):
         client.write("progress", HttpRequest("POST", url))
     assert client.pending() == []
+
+
+@pytest.mark.parametrize("url", ["http://x?mail=a@b", "http://x/@me", "http://[::1]:80/a#b"])
+def test_an_address_with_an_at_elsewhere_is_one_like_any_other(make: Make, place: Place, url: str) -> None:
+    publish(place, zombie(), 1)
+    client = make()
+    client.poll()
+    assert client.write("progress", HttpRequest("POST", url)).result is Result.QUEUED
+
+
+def test_texts_that_are_no_unicode_are_refused_where_they_come_in(make: Make, place: Place) -> None:
+    with pytest.raises(InputError, match="lone surrogate"):
+        make(user="\udc80")
+    publish(place, zombie(), 1)
+    client = make()
+    client.poll()
+    with pytest.raises(InputError, match="lone surrogate"):
+        client.log_in("\udc80")
+    with pytest.raises(InputError, match="lone surrogate"):
+        client.write("progress\udc80", HttpRequest("POST", WRITE))
+    with pytest.raises(InputError, match="lone surrogate"):
+        client.write("progress", HttpRequest("POST", WRITE), lane="\udc80")
+    assert client.is_off("feed")
+    assert client.pending() == []
+
+
+class LoggingIn(FixedClock):
+    """Somebody logs in when it is read for the second time: a write is being made then."""
+
+    client: Any = None
+    reads = 0
+
+    def time(self) -> float:
+        self.reads += 1
+        if self.client is not None and self.reads == 2:
+            self.client.session.log_in("another")
+        return super().time()
+
+
+def test_a_write_is_not_sent_as_who_logs_in_while_it_is_made() -> None:
+    clock, sent = LoggingIn(NOW), list[HttpRequest]()
+
+    def carry(request: HttpRequest) -> HttpResponse:
+        sent.append(request)
+        return HttpResponse(201)
+
+    options = Options(app="shop", base_url="http://cdn.example", trusted=[KEY.public], user="one")
+    client = ZombieClient(options, transport=carry, clock=clock)
+    clock.client, clock.reads = client, 0
+    assert client.write("progress", HttpRequest("POST", WRITE)).result is Result.QUEUED
+    assert client.user == "another"
+    assert sent == []
+    client.log_in("one")
+    while client.pending():
+        client.step()
+    assert [request.url for request in sent if request.method == "POST"] == [WRITE]
+    client.close()
 
 
 def test_an_app_whose_own_code_fails_is_polled_for_all_the_same(
@@ -650,6 +710,20 @@ def test_a_disk_that_fails_takes_no_write_that_must_wait_and_stops_nothing_else(
     client.poll()
     assert not client.is_off("feed")
     assert client.statistics().disk_faults == 1
+
+
+def test_a_refusal_is_told_though_the_disk_fails_to_forget_the_write(make: Make, place: Place) -> None:
+    client = make()
+
+    def refuses(request: HttpRequest) -> HttpResponse:
+        fail_writing(client)
+        return HttpResponse(422, {}, b"no")
+
+    client.client._transport = refuses
+    written = write(client)
+    assert (written.result, written.response.body) == (Result.REFUSED, b"no")
+    assert client.pending() == []
+    assert client.statistics().disk_faults == 2
 
 
 def test_a_write_that_was_applied_and_could_not_be_forgotten_is_not_applied_twice(make: Make, place: Place) -> None:

@@ -15,9 +15,11 @@ from types import ModuleType
 import duckdb
 import pytest
 
+from flashcast.errors import InputError
 from flashcast.zombie.buckets import bucket
 from flashcast.zombie.document import Refusal
 from flashcast.zombie.envelope import SIGNED_PREFIX
+from flashcast.zombie.keys import PublicKey
 from flashcast.zombie.targets import CACHE_CONTROL
 
 ROOT = Path(__file__).parents[2]
@@ -103,3 +105,24 @@ def test_every_file_of_vectors_is_told_of() -> None:
     names = {path.name for path in (ROOT / "clients" / "conformance").glob("*.json")}
     told = CLIENT.partition("## Conformance")[2]
     assert names == set(re.findall(r"^\| `([a-z0-9_]+\.json)` \|", told, re.MULTILINE))
+
+
+def test_the_keys_that_anybody_can_sign_for_are_all_listed() -> None:
+    listed = CLIENT.partition("<!-- begin small orders -->")[2].partition("<!-- end small orders -->")[0].split()
+    # For a point P of small order 8 * P is the neutral element, whose y is 1. There are eight, most of them in pairs.
+    p = 2**255 - 19
+    d = -121665 * pow(121666, -1, p) % p
+    assert len(set(listed)) == 5
+    for text in listed:
+        y = int.from_bytes(bytes.fromhex(text), "little")
+        xx = (y * y - 1) * pow(d * y * y + 1, -1, p) % p
+        for _ in range(3):
+            # Doubling on x^2 and y alone: y' = (y^2 + x^2) / (2 + x^2 - y^2), x'^2 from the curve.
+            y = (y * y + xx) * pow(2 + xx - y * y, -1, p) % p
+            xx = (y * y - 1) * pow(d * y * y + 1, -1, p) % p
+        assert y == 1, text
+        for sign in (0, 0x80):
+            raw = bytearray.fromhex(text)
+            raw[31] |= sign
+            with pytest.raises(InputError, match="anybody can sign"):
+                PublicKey(bytes(raw))

@@ -26,6 +26,8 @@ export interface WriteOptions {
   readonly secret?: Readonly<Record<string, string>>;
   /** Carries the attempt that is made at once; by default the client's own. */
   readonly transport?: Transport;
+  /** Gives the write up when it is aborted during the attempt that is made at once: it is forgotten, `write` rejects. */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -59,7 +61,7 @@ export class ZombieClient {
     this.told = this.session.snapshot();
   }
 
-  /** Takes up what was kept, and begins to poll and replay. Resolves when what was kept is in force. */
+  /** Takes up what was kept, and begins to poll and replay. Resolves when what was kept is in force. Not after `close`. */
   async start(): Promise<void> {
     if (this.isStarted || this.isEnded) return this.session.open();
     this.isStarted = true;
@@ -156,13 +158,19 @@ export class ZombieClient {
   /**
    * Sends a write, or keeps it to be sent later: neither lost nor, given a server that knows its keys, doubled.
    *
-   * Rejects with NotTakenError where it can never be sent, or must wait and cannot be kept.
+   * Rejects with NotTakenError where it can never be sent, or must wait and cannot be kept; with the reason of
+   * `options.signal` where that is aborted.
    */
   write(feature: string, write: NewWrite, options: WriteOptions = {}): Promise<Written> {
     return this.during(async () => {
       const begun = await this.session.beginWrite(feature, write, options.lane ?? "", options.id ?? "");
       if (begun.written !== null) return begun.written;
       const answer = await this.carriedWrite(requestOf(begun.write, false), options);
+      if (answer === null && options.signal?.aborted) {
+        // The app is told that it failed, and may try again: it must not happen later as well.
+        await this.session.forget(begun.write.id);
+        throw reasonOf(options.signal);
+      }
       return this.session.endWrite(begun, answer);
     });
   }
@@ -276,15 +284,18 @@ export class ZombieClient {
   }
 
   private async carriedWrite(request: HttpRequest, options: WriteOptions): Promise<HttpResponse | null> {
+    const { prepare } = this.session.options;
     let prepared = request;
     try {
-      prepared = (await this.session.options.prepare?.(request)) ?? request;
+      // It has a deadline too: a login that hangs must not keep the queue from ever being sent.
+      const given = prepare && (await withDeadline(request.timeoutS, this.timers, options.signal, async () => prepare(request)));
+      prepared = given ?? request;
     } catch (error) {
-      this.session.fault("Options.prepare failed", error);
+      if (!options.signal?.aborted) this.session.fault("Options.prepare failed", error);
       return null;
     }
     const headers = withHeaders(prepared.headers, options.secret ?? {});
-    return this.carried(options.transport ?? this.transport, { ...prepared, headers });
+    return this.carried(options.transport ?? this.transport, { ...prepared, headers }, options.signal);
   }
 
   /** The answer, null where there was none. */
@@ -297,4 +308,9 @@ export class ZombieClient {
       return null;
     }
   }
+}
+
+/** Why a signal was aborted. React Native's has no `reason`. */
+function reasonOf(signal: AbortSignal): unknown {
+  return signal.reason ?? Object.assign(new Error("the call was aborted"), { name: "AbortError" });
 }

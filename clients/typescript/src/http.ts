@@ -28,7 +28,9 @@ export interface HttpResponse {
 export type Transport = (request: HttpRequest, signal?: AbortSignal) => Promise<HttpResponse>;
 
 const TOKEN = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/;
-const URL_TEXT = /^https?:\/\/[!-~]+$/;
+/** No name and password: they would lie on disk, and fetch sends no such address at all. */
+const URL_TEXT = /^https?:\/\/(?=[^@/?#\\]+([/?#]|$))[!-~]+$/;
+const SECRET = new Set(["authorization", "cookie", "proxy-authorization"]);
 const FIELD = /^([!-~]([ \t!-~]*[!-~])?)?$/;
 
 /** A request with what is not said filled in. */
@@ -50,11 +52,18 @@ export function response(
 /** Why a request could never be sent, empty where it can: a queue would try for ever. */
 export function faultOf(asked: HttpRequest): string {
   if (!TOKEN.test(asked.method)) return "no HTTP method";
-  if (!URL_TEXT.test(asked.url)) return "the address of a request is http:// or https://, and ASCII without blanks";
+  if (!URL_TEXT.test(asked.url)) {
+    return "the address of a request is http:// or https://, ASCII without blanks, and has no user and password";
+  }
   for (const [name, value] of Object.entries(asked.headers)) {
     if (!TOKEN.test(name) || !FIELD.test(value)) return `header ${JSON.stringify(name)} cannot be sent`;
   }
   return "";
+}
+
+/** Whether a header carries credentials: it must not lie on disk. */
+export function isSecret(name: string): boolean {
+  return SECRET.has(name.toLowerCase());
 }
 
 /** These headers with others set, whatever the case of those that were there. */

@@ -8,14 +8,13 @@ import { QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX } from "./bounds.js"
 import { utf8 } from "./bytes.js";
 import { Core, type Decision, type Polled, type Standing } from "./core.js";
 import { fileName, type Refusal } from "./document.js";
-import { faultOf, request, type HttpRequest, type HttpResponse } from "./http.js";
+import { faultOf, isSecret, request, type HttpRequest, type HttpResponse } from "./http.js";
 import { trustedKeys } from "./keys.js";
 import { NotTakenError, type NewWrite, type Options, type Snapshot, type Statistics, type Written } from "./options.js";
 import { memoryStorage } from "./storage.js";
 import { Store } from "./store.js";
 import { fateOf, Queue, sizeOf, type Fate, type Write } from "./writes.js";
 
-const SECRET = new Set(["authorization", "cookie", "proxy-authorization"]);
 const WRITE_ID = /^[A-Za-z0-9._:-]{1,128}$/;
 /** Also with nothing to do it looks up once a minute: clocks are set, phones sleep. */
 export const IDLE_S_MAX = 60;
@@ -278,7 +277,7 @@ export class Session {
     const body = typeof given.body === "string" ? utf8(given.body) : (given.body ?? new Uint8Array(0));
     if (body === null) throw new NotTakenError("invalid", "the body is no Unicode text");
     const asked = request(given.method ?? "POST", given.url, { ...given.headers }, body);
-    const secret = Object.keys(asked.headers).find((name) => SECRET.has(name.toLowerCase()));
+    const secret = Object.keys(asked.headers).find(isSecret);
     if (secret !== undefined) {
       throw new NotTakenError("invalid", `a write with the header ${secret} would lie on disk with it: add it in Options.prepare`);
     }

@@ -41,9 +41,15 @@ export function asyncStorage(items: AsyncStorageLike): Storage {
  * A browser's localStorage, with its locks where it has them (Web Locks API: every browser since 2022, on https). Tabs
  * share the document, and each sends writes of its own.
  */
-export function webStorage(items: AsyncStorageLike = globalThis.localStorage): Storage {
+export function webStorage(items?: AsyncStorageLike): Storage {
   const locks = (globalThis as { navigator?: { locks?: LockManager } }).navigator?.locks;
-  const plain = asyncStorage(items);
+  // Looked up late: where a user has forbidden storage the look itself throws, and the app must start all the same.
+  const found = (): AsyncStorageLike => items ?? globalThis.localStorage;
+  const plain: Storage = {
+    get: (name) => found().getItem(name),
+    set: (name, value) => found().setItem(name, value),
+    remove: (name) => found().removeItem(name),
+  };
   return locks === undefined ? plain : { ...plain, lock: (name) => locked(locks, name) };
 }
 

@@ -26,6 +26,7 @@ type Row = [slot: number, user: string, dueAt: number | null, attempts: number, 
 /** The client's storage. Calls are made one after the other, each begun when the one before has ended. */
 export class Store {
   private name = "";
+  private isClosed = false;
   private readonly slots = new Map<string, number>();
   private readonly order = new Map<string, Write>();
   private release: (() => void) | null = null;
@@ -41,32 +42,42 @@ export class Store {
   /** What was kept: the document's file and ETag, and the queue. Rejects only where the storage does. */
   open(): Promise<{ file: Uint8Array; etag: string; writes: Write[] }> {
     return this.alone(async () => {
-      const queues = await this.mine();
-      const found: Write[] = [];
-      for (const [queue, release] of queues) {
-        const kept = await this.read(queue);
-        if (this.name === "") {
-          this.name = queue;
-          this.release = release;
-          for (const [slot, write] of kept) this.known(write, slot);
-          found.push(...kept.map(([, write]) => write));
-        } else {
-          const more = kept.map(([, write]) => write).filter((write) => !this.slots.has(write.id));
-          if (more.length > 0) await this.write(more, []);
-          // Ours now. Should it end here, both have them, under the same keys.
-          if (kept.length > 0) await this.storage.remove(queue);
-          found.push(...more);
-          release();
-        }
-      }
-      const { file, etag } = await this.document();
-      return { file, etag, writes: found };
+      const writes: Write[] = [];
+      const queues = this.isClosed ? 0 : this.storage.lock === undefined ? 1 : QUEUES_MAX;
+      // One after the other, each held no longer than it takes: tabs that open together need one each.
+      for (let number = 0; number < queues; number++) writes.push(...(await this.takenUp(`${this.prefix}queue.${number}`)));
+      return { ...(await this.document()), writes };
     });
   }
 
-  /** Lets others have the queue. */
+  /** The writes of a queue that nobody else has: the first is ours from now on, others were left behind. */
+  private async takenUp(queue: string): Promise<Write[]> {
+    // Not even asked for where nothing was left: whoever comes behind would find every lock in our hands, one by one.
+    if (this.name !== "" && typeof (await this.storage.get(queue)) !== "string") return [];
+    const release = this.storage.lock === undefined ? () => undefined : await this.storage.lock(queue);
+    if (release === null) return [];
+    try {
+      const kept = await this.read(queue);
+      if (this.name === "") {
+        this.name = queue;
+        this.release = release;
+        for (const [slot, write] of kept) this.known(write, slot);
+        return kept.map(([, write]) => write);
+      }
+      const more = kept.map(([, write]) => write).filter((write) => !this.slots.has(write.id));
+      if (more.length > 0) await this.write(more, []);
+      // Ours now. Should it end here, both have them, under the same keys.
+      await this.storage.remove(queue);
+      return more;
+    } finally {
+      if (this.name !== queue) release();
+    }
+  }
+
+  /** Lets others have the queue. What is opened or changed later is not kept. */
   close(): Promise<void> {
     return this.alone(async () => {
+      this.isClosed = true;
       this.release?.();
       this.release = null;
       this.name = "";
@@ -83,20 +94,6 @@ export class Store {
   /** Keeps and deletes, all of it or nothing. A write that is there already keeps its place. */
   change(put: readonly Write[], gone: readonly string[] = []): Promise<void> {
     return this.alone(() => this.write(put, gone));
-  }
-
-  /** The locked queues: the first is to be ours, the others were left behind. */
-  private async mine(): Promise<[string, () => void][]> {
-    const lock = this.storage.lock?.bind(this.storage);
-    const first = `${this.prefix}queue.0`;
-    if (lock === undefined) return [[first, () => undefined]];
-    const got: [string, () => void][] = [];
-    for (let number = 0; number < QUEUES_MAX; number++) {
-      const queue = `${this.prefix}queue.${number}`;
-      const release = await lock(queue);
-      if (release !== null) got.push([queue, release]);
-    }
-    return got;
   }
 
   private async document(): Promise<{ file: Uint8Array; etag: string }> {

@@ -1,5 +1,5 @@
 /** Carrying requests: by fetch, with a deadline that holds, without following redirects, reading no more than asked. */
-import { utf8 } from "./bytes.js";
+import { joined, utf8 } from "./bytes.js";
 import { response, type HttpRequest, type HttpResponse, type Transport } from "./http.js";
 import type { Timers } from "./options.js";
 
@@ -74,26 +74,28 @@ async function bodyOf(answer: Response, bytesMax: number, signal?: AbortSignal):
     if (bytes === null || bytes.length > bytesMax) throw new Error(`the answer has more than ${bytesMax} bytes`);
     return bytes;
   }
-  const body: Uint8Array[] = [];
+  const whole = await readAtMost(reader, bytesMax, signal);
+  if (whole === null) throw new Error(`the answer has more than ${bytesMax} bytes`);
+  return whole;
+}
+
+/** What a stream holds; null where that is more, or `signal` is aborted: then nobody reads the rest. */
+export async function readAtMost(
+  reader: ReadableStreamDefaultReader<Uint8Array>, bytesMax: number, signal?: AbortSignal,
+): Promise<Uint8Array | null> {
+  const parts: Uint8Array[] = [];
   let length = 0;
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) break;
+    if (done) return joined(...parts);
     length += value.length;
     if (length > bytesMax || signal?.aborted) {
-      // Nobody waits for it: a server that never ends is let go.
+      // Not waited for: a server that never ends is let go.
       reader.cancel().catch(() => undefined);
-      throw new Error(`the answer has more than ${bytesMax} bytes`);
+      return null;
     }
-    body.push(value);
+    parts.push(value);
   }
-  const whole = new Uint8Array(length);
-  let at = 0;
-  for (const part of body) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
 }
 
 /** What `act` gives, or a rejection after `seconds`, whatever `act` does with its signal. No timer is left. */

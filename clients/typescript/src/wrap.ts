@@ -1,9 +1,10 @@
 /** A fetch that asks the client first. */
 import type { ZombieClient } from "./client.js";
 import type { Decision } from "./core.js";
-import { response, type HttpResponse } from "./http.js";
+import { WRITE_BYTES_MAX } from "./bounds.js";
+import { isSecret, response, type HttpResponse } from "./http.js";
 import { NotTakenError, type Written } from "./options.js";
-import { fetchTransport, type Fetch } from "./transport.js";
+import { fetchTransport, readAtMost, type Fetch } from "./transport.js";
 
 /** A call as the app makes it. */
 export interface Call {
@@ -27,29 +28,30 @@ export interface WrapOptions {
 
 const READING = new Set(["GET", "HEAD", "OPTIONS", "TRACE"]);
 const LANE_WAIT_S = 30;
-const SECRET = new Set(["authorization", "cookie", "proxy-authorization"]);
 
 /**
  * See `ZombieClient.wrapFetch`.
  *
  * A write goes through the queue: it is kept before it is sent, carries an idempotency key, and follows no redirect. Its
  * `Authorization` is used for the first attempt and not kept: later ones get theirs from `Options.prepare`. A write whose
- * body cannot be kept (a stream, a form with files), or that is too large, is sent as it is where it may be, and answered
- * by `fallback` where it is off.
+ * body cannot be kept (a stream, a form), or that is too large, is sent as it is where it may be, and answered by
+ * `fallback` where it is off. A write that the app aborts is given up: it is not sent later.
  */
 export function wrappedFetch(client: ZombieClient, fetch: Fetch, options: WrapOptions): Fetch {
   return async (input, init) => {
-    const isRequest = typeof Request !== "undefined" && input instanceof Request;
-    const url = absolute(isRequest ? input.url : String(input));
-    const method = (init?.method ?? (isRequest ? input.method : "GET")).toUpperCase();
+    // Not by `instanceof`: another frame's Request, or a polyfill's, is one as well.
+    const asked = typeof input === "object" && "url" in input ? input : null;
+    const url = absolute(asked?.url ?? String(input));
+    const method = (init?.method ?? asked?.method ?? "GET").toUpperCase();
     const feature = options.feature(url, method);
-    if (feature === null || feature === undefined) return fetch(input, init);
+    // What was aborted before it began is fetch's to refuse.
+    if (feature === null || feature === undefined || signalOf(asked, init)?.aborted) return fetch(input, init);
     const call: Call = { url, method, feature };
     const isWrite = options.isWrite?.(url, method) ?? !READING.has(method);
     if (isWrite) {
-      const body = await bodyOf(isRequest && init?.body === undefined ? input : null, init?.body);
+      const body = await bodyOf(init?.body === undefined ? asked : null, init?.body);
       if (body !== undefined) {
-        const answer = await written(client, fetch, options, call, headersOf(isRequest ? input : null, init), body, init);
+        const answer = await written(client, fetch, options, call, body, asked, init);
         if (answer !== null) return answer;
       }
     }
@@ -57,29 +59,33 @@ export function wrappedFetch(client: ZombieClient, fetch: Fetch, options: WrapOp
     if (decision.action !== "send") return options.fallback(call, decision);
     const answer = await fetch(input, init);
     const held = client.heard(feature, heardFrom(answer));
-    return held !== null && !isWrite ? options.fallback(call, held) : answer;
+    if (held === null || isWrite) return answer;
+    // Nobody reads it: a body that is left lying keeps its connection.
+    answer.body?.cancel?.().catch(() => undefined);
+    return options.fallback(call, held);
   };
 }
 
 /** The answer to a write, null where it cannot be taken by the queue. */
 async function written(
-  client: ZombieClient, fetch: Fetch, options: WrapOptions, call: Call, headers: Record<string, string>, body: Body,
+  client: ZombieClient, fetch: Fetch, options: WrapOptions, call: Call, body: Body, asked: Request | null,
   init: RequestInit | undefined,
 ): Promise<Response | null> {
   const plain: Record<string, string> = {};
   const secret: Record<string, string> = {};
-  for (const [name, value] of Object.entries(headers)) (SECRET.has(name.toLowerCase()) ? secret : plain)[name] = value;
+  for (const [name, value] of Object.entries(headersOf(asked, init))) (isSecret(name) ? secret : plain)[name] = value;
   if (body.type !== "" && !Object.keys(plain).some((name) => name.toLowerCase() === "content-type")) {
     plain["Content-Type"] = body.type;
   }
   const id = Object.entries(plain).find(([name]) => name.toLowerCase() === "idempotency-key")?.[1] ?? "";
-  const credentials = init?.credentials;
+  const credentials = init?.credentials ?? asked?.credentials;
+  const signal = signalOf(asked, init);
   const transport = fetchTransport({ fetch, ...(credentials === undefined ? {} : { credentials }) });
   const write = { method: call.method, url: call.url, headers: plain, body: body.bytes };
   const lane = options.lane?.(call.url, call.method) ?? "";
   let done: Written;
   try {
-    done = await client.write(call.feature, write, { lane, id, secret, transport });
+    done = await client.write(call.feature, write, { lane, id, secret, transport, ...(signal === undefined ? {} : { signal }) });
   } catch (error) {
     if (!(error instanceof NotTakenError)) throw error;
     if (error.reason === "invalid") return null;
@@ -122,6 +128,11 @@ function heardFrom(answer: Response): HttpResponse {
   return response(answer.status, retryAfter === null ? [] : [["retry-after", retryAfter]]);
 }
 
+/** What aborts the call. Null in `init` takes away the Request's. */
+function signalOf(request: Request | null, init: RequestInit | undefined): AbortSignal | undefined {
+  return (init?.signal === undefined ? request?.signal : init.signal) ?? undefined;
+}
+
 function headersOf(request: Request | null, init: RequestInit | undefined): Record<string, string> {
   const headers: Record<string, string> = {};
   const given = init?.headers ?? request?.headers;
@@ -137,7 +148,13 @@ interface Body {
 
 /** A body that can be kept; undefined for one that cannot. */
 async function bodyOf(request: Request | null, body: BodyInit | null | undefined): Promise<Body | undefined> {
-  if (request !== null) return { bytes: new Uint8Array(await request.clone().arrayBuffer()), type: "" };
+  if (request !== null) {
+    const copy = request.clone();
+    const reader = copy.body?.getReader?.();
+    if (reader === undefined) return { bytes: new Uint8Array(await copy.arrayBuffer()), type: "" };
+    const bytes = await readAtMost(reader, WRITE_BYTES_MAX);
+    return bytes === null ? undefined : { bytes, type: "" };
+  }
   if (body === null || body === undefined) return { bytes: "", type: "" };
   if (typeof body === "string") return { bytes: body, type: "text/plain;charset=UTF-8" };
   if (typeof URLSearchParams !== "undefined" && body instanceof URLSearchParams) {

@@ -56,6 +56,7 @@ function wrote(asked, answer, body) {
   writes.push({ url: asked.url, headers: asked.headers, body: body.toString() });
   const [status, headers] = answers.shift() ?? [201, {}];
   if (status === 0) return asked.socket.destroy();
+  if (status === "never") return undefined;
   return answer.writeHead(status, headers).end("done");
 }
 
@@ -358,6 +359,88 @@ test("no write is sent a second time by fetch because there was no room to keep 
   await assert.rejects(fetched(`${base}/api/cart`, { method: "POST", body: "x" }), TypeError);
   assert.equal(writes.length, 2);
   await client.close();
+});
+
+test("a Request's own credentials and headers go with the first attempt, another frame's Request too", async () => {
+  const seen = [];
+  const { client } = clientOf();
+  const fetched = client.wrapFetch(async (url, init) => { seen.push(init.credentials); return fetch(url, init); }, {
+    feature: () => "cart", fallback: () => new Response("kept"),
+  });
+  const asked = new Request(`${base}/api/cart`, { method: "POST", body: "x", credentials: "include" });
+  assert.equal((await fetched(asked)).status, 201);
+  const theirs = new Proxy(asked.clone(), {
+    get: (target, name) => (typeof target[name] === "function" ? target[name].bind(target) : target[name]),
+    getPrototypeOf: () => null,
+  });
+  assert.equal((await fetched(theirs, { body: "y" })).status, 201);
+  assert.deepEqual(seen, ["include", "include"]);
+  assert.deepEqual(writes.map((write) => write.body), ["x", "y"]);
+  await client.close();
+});
+
+test("a write that the app aborts is given up at once, and not sent later", async () => {
+  const { client, timers } = clientOf();
+  const { fetched, calls } = wrapped(client);
+  const aborted = AbortSignal.abort();
+  await assert.rejects(fetched(`${base}/api/cart`, { method: "POST", body: "x", signal: aborted }), { name: "AbortError" });
+  await assert.rejects(fetched(new Request(`${base}/api/cart`, { method: "POST", body: "x", signal: aborted })), { name: "AbortError" });
+  assert.equal(writes.length, 0);
+  const ending = new AbortController();
+  answers = [["never", {}]];
+  const under = fetched(`${base}/api/cart`, { method: "POST", body: "x", signal: ending.signal });
+  await until(() => writes.length === 1);
+  ending.abort(new Error("the user left"));
+  await assert.rejects(under, /the user left/);
+  assert.deepEqual(client.pending(), []);
+  assert.equal(timers.open.size, 0);
+  await client.step();
+  await assert.rejects(fetched(`${base}/api/feed`, { signal: aborted }), { name: "AbortError" });
+  assert.deepEqual(calls, []);
+  await client.close();
+});
+
+test("a Request with a large body is sent as it is, and not read whole before", async () => {
+  const { client } = clientOf();
+  const { fetched } = wrapped(client);
+  let pulled = 0;
+  const body = new ReadableStream({
+    pull(stream) {
+      pulled += 1;
+      if (pulled > 100) stream.close();
+      else stream.enqueue(new Uint8Array(65_536));
+    },
+  });
+  let before = 0;
+  const counting = client.wrapFetch((...given) => { before = pulled; return fetch(...given); }, { feature: () => "cart", fallback: () => null });
+  assert.equal((await counting(new Request(`${base}/api/cart`, { method: "POST", body, duplex: "half" }))).status, 201);
+  assert.ok(before < 10, `${before} parts of 64 KiB were read ahead`);
+  assert.equal(writes[0].body.length, 100 * 65_536);
+  assert.equal((await fetched(new Request(`${base}/api/cart`, { method: "POST", body: "x" }))).status, 201);
+  assert.equal(client.pending().length, 0);
+  await client.close();
+});
+
+test("the answer that the fallback takes the place of is let go", async () => {
+  const { client } = clientOf();
+  let cancelled = 0;
+  const busy = new Response(new ReadableStream({ cancel: () => void (cancelled += 1) }), { status: 503 });
+  const fetched = client.wrapFetch(async () => busy, { feature: () => "feed", fallback: () => new Response("kept") });
+  assert.equal(await (await fetched("https://api.example/feed")).text(), "kept");
+  assert.equal(cancelled, 1);
+  await client.close();
+});
+
+test("a preparation that hangs is no answer, and holds up neither the queue nor the end", async () => {
+  const faults = [];
+  const { client, timers } = clientOf({
+    prepare: () => new Promise(() => undefined), timers: countedTimers(10_000), onFault: (message) => faults.push(message),
+  });
+  assert.equal((await client.write("f", { url: `${base}/api/x` })).result, "queued");
+  assert.deepEqual(faults, ["Options.prepare failed"]);
+  assert.equal(writes.length, 0);
+  await client.close();
+  assert.equal(timers.open.size, 0);
 });
 
 // --- Other platforms' fetch ------------------------------------------------------------------------

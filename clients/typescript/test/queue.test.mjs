@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { memoryStorage, NotTakenError, ZombieClient } from "../dist/esm/index.js";
+import { memoryStorage, NotTakenError, webStorage, ZombieClient } from "../dist/esm/index.js";
 import { fileStorage } from "../dist/esm/node.js";
 import { response } from "../dist/esm/http.js";
 import { Store } from "../dist/esm/store.js";
@@ -238,11 +238,14 @@ test("what can never be sent, is too large or would lie on disk with secrets is 
   const wrong = [
     { url: "ftp://x" }, { url: "http://x/ä" }, { url: "http://x", method: "NO GOOD" }, { url: "http://x", headers: { "a b": "c" } },
     { url: "http://x", headers: { a: "b\r\nc: d" } }, { url: "http://x", body: "x".repeat(300_000) }, { url: "http://x", body: "\ud800" },
+    { url: "https://user:secret@x/" }, { url: "https://user@x" }, { url: "http://a\\@x/" }, { url: "http:///x" },
     { url: "http://x", headers: { authorization: "Bearer x" } }, { url: "http://x", headers: { COOKIE: "x" } },
   ];
   for (const each of wrong) await assert.rejects(client.write("f", each), (error) => error.reason === "invalid");
   for (const id of ["a b", "x".repeat(129), "ä"]) await assert.rejects(client.write("f", { url: "http://x" }, { id }), NotTakenError);
   assert.deepEqual(client.pending(), []);
+  for (const url of ["http://x?mail=a@b", "http://x/@me", "http://[::1]:80/a#b"]) await client.write("f", { url });
+  assert.equal(client.pending().length, 3);
 });
 
 test("the same id twice is one write", async () => {
@@ -318,6 +321,65 @@ test("tabs that share a storage send each write once, and one takes over what a 
   assert.deepEqual(four.pending().map((each) => each.id), ["d1", "d2"]);
   await three.close();
   await four.close();
+});
+
+test("tabs that open at the same time each get a queue, and a storage that fails or a closed client holds none", async () => {
+  const values = new Map();
+  const locks = new Set();
+  const arrival = () => new Promise((resolve) => setImmediate(resolve));
+  let turns = 0;
+  const storage = (more = {}) => ({
+    get: async (name) => { for (let turn = 0; turn < turns; turn++) await null; return values.get(name); },
+    set: async (name, value) => void values.set(name, value),
+    remove: async (name) => void values.delete(name),
+    // As a browser has it: what is asked and what is let go arrive elsewhere, in order.
+    async lock(name) {
+      await arrival();
+      if (locks.has(name)) return null;
+      locks.add(name);
+      return () => void arrival().then(() => locks.delete(name));
+    },
+    ...more,
+  });
+  for (const each of [0, 1, 5, 50]) {
+    turns = each;
+    for (let round = 0; round < 3; round++) {
+      const stores = Array.from({ length: 5 }, () => new Store(storage(), "p."));
+      await Promise.all(stores.map((store) => store.open()));
+      await Promise.all(stores.map((store) => store.change([])));
+      await Promise.all(stores.map((store) => store.close()));
+      await arrival();
+      assert.equal(locks.size, 0);
+    }
+  }
+  await assert.rejects(new Store(storage({ get: async () => { throw new Error("gone"); } }), "p.").open(), /gone/);
+  await arrival();
+  assert.equal(locks.size, 0);
+  const client = new ZombieClient(options({ storage: storage() }));
+  await client.close();
+  await client.start();
+  assert.equal(locks.size, 0);
+});
+
+test("where the browser forbids its storage the app starts, and what may be sent is sent", async () => {
+  Object.defineProperty(globalThis, "localStorage", {
+    configurable: true, get: () => { throw new DOMException("Access is denied for this document.", "SecurityError"); },
+  });
+  try {
+    const faults = [];
+    const server = new Server();
+    const client = new ZombieClient(
+      options({ storage: webStorage(), transport: server.transport, onFault: (message) => faults.push(message) }),
+    );
+    await client.start();
+    await client.step();
+    assert.equal((await write(client, "w1")).result, "applied");
+    assert.equal(client.statistics().version, 1);
+    assert.ok(faults.includes("could not open"));
+    await client.close();
+  } finally {
+    delete globalThis.localStorage;
+  }
 });
 
 test("Node's directory keeps what was said to be kept when the process is killed", async () => {

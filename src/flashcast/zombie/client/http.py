@@ -32,7 +32,8 @@ RESPONSE_BYTES_MAX: Final = 16 << 20
 """More than any answer to an app should have; a body is cut off here, and that is a `TransportError`."""
 _BLOCK_BYTES: Final = 65_536
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_URL: Final = re.compile(r"https?://[!-~]+")
+_URL: Final = re.compile(r"https?://(?=[^@/?#\\]+([/?#]|$))[!-~]+")
+"""No name and password: they would lie on disk, and what is called is another host."""
 _FIELD: Final = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
 
 
@@ -60,7 +61,7 @@ class HttpRequest:
         if not _TOKEN.fullmatch(self.method):
             return f"{self.method!r} is no HTTP method"
         if not _URL.fullmatch(self.url):
-            return "the address of a request is http:// or https://, and ASCII without blanks"
+            return "the address of a request is http:// or https://, ASCII without blanks, and has no user and password"
         for name, value in self.headers.items():
             if not _TOKEN.fullmatch(name) or not _FIELD.fullmatch(value):
                 return f"header {name!r} cannot be sent: names are tokens, values visible ASCII and blanks"

@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 from flashcast.clock import Clock, SystemClock
 from flashcast.errors import EnvironmentFault, FlashcastError, InputError
 from flashcast.zombie.bounds import WRITE_BYTES_MAX
+from flashcast.zombie.buckets import bucket
 from flashcast.zombie.client.core import Action, Core, Decision, News, Standing, Why
 from flashcast.zombie.client.http import HttpRequest, HttpResponse
 from flashcast.zombie.client.options import Options, QueueFullError, Result, Statistics, Written
@@ -81,7 +82,7 @@ class Session:
         self._clock = clock or SystemClock()
         self._new_id = new_id
         believed = trusted(options.trusted)
-        self._user = options.user
+        self._user = _with_a_bucket(options.user)
         self._store = Store(options.path)
         self._queue = Queue(random, self._store.writes(), user=options.user)
         self._queue_lock = threading.RLock()
@@ -131,7 +132,11 @@ class Session:
 
     def log_in(self, user: str, *, take_writes: bool = False) -> None:
         """Another user. Writes of the one before wait until they are back, or, with ``take_writes``, are this user's
-        from now on: right for an installation's id before the first login, and for nothing else. Disk."""
+        from now on: right for an installation's id before the first login, and for nothing else. Disk.
+
+        Raises InputError, and changes nothing, where ``user`` is no Unicode text.
+        """
+        _with_a_bucket(user)
         with self._queue_lock:
             before, self._user, self._queue.user = self._user, user, user
             if take_writes and (taken := self._queue.take_over(before)):
@@ -269,8 +274,9 @@ class Session:
                 if waits:
                     raise
                 return Begun(write, fault=fault)
-            if not waits:
-                self._queue.take_this(write.id)
+            if not waits and not self._queue.take_this(write.id):
+                # Another user has logged in meanwhile: it would go with their credentials.
+                waits = True
         for one in dropped:
             self._tell(self.options.on_write, one, None)
         return Begun(write, Written(Result.QUEUED, write.id) if waits else None)
@@ -287,7 +293,8 @@ class Session:
             judged = self._attempted(write.id, response)
             fate = judged[0] if judged else Fate.AGAIN
             if fate is Fate.REFUSED:
-                self.forget(write.id)
+                with self._disk():
+                    self.forget(write.id)
         else:
             fate = fate_of(response)
             if fate is Fate.AGAIN:
@@ -327,10 +334,12 @@ class Session:
         write = Write(
             chosen, feature, request.method, request.url, dict(request.headers), request.body, lane, self._user, now
         )
-        if write.size_bytes > WRITE_BYTES_MAX:
-            raise InputError(
-                f"a write of {write.size_bytes} bytes is too large for the queue: {WRITE_BYTES_MAX} at most"
-            )
+        try:
+            size_bytes = write.size_bytes
+        except UnicodeEncodeError:
+            raise InputError("the feature or the lane of a write is no Unicode text: it has a lone surrogate") from None
+        if size_bytes > WRITE_BYTES_MAX:
+            raise InputError(f"a write of {size_bytes} bytes is too large for the queue: {WRITE_BYTES_MAX} at most")
         return write
 
     def _keep(self, write: Write) -> list[Write]:
@@ -388,3 +397,9 @@ class Session:
         except Exception:  # noqa: BLE001 - it is the app's
             # Whoever looks on does not steer: the loop goes on, and the fault is in the log.
             _LOG.exception("a callback of the app failed")
+
+
+def _with_a_bucket(user: str) -> str:
+    """This user. Raises InputError for what is no Unicode: now, and not in the herd, at the first document."""
+    bucket("", user)
+    return user
