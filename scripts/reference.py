@@ -301,7 +301,12 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").replace("\\\\|", "\\|").split())
 
 
-TABLES: dict[str, tuple[str, Callable[[], str]]] = {
+Tables = dict[str, tuple[str, Callable[[], str]]]
+"""By name: the page it stands in, and what makes it."""
+Files = dict[str, Callable[[], str]]
+"""Whole files, by name."""
+
+TABLES: Tables = {
     "commands": ("cli.md", commands),
     "settings": ("config.md", settings),
     "outcomes": ("reasons.md", outcomes),
@@ -315,8 +320,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "herd keys": ("herd.md", herd_keys),
     "herd figures": ("herd.md", herd_figures),
 }
-PICTURES: dict[str, Callable[[], str]] = {"lifecycle.svg": lifecycle_picture}
-"""Whole files."""
+PICTURES: Files = {"lifecycle.svg": lifecycle_picture}
 
 
 def filled(page: str, name: str, table: str) -> str:
@@ -328,21 +332,22 @@ def filled(page: str, name: str, table: str) -> str:
     return f"{page[: found.end(1)]}\n{table}\n\n{page[found.start(2) :]}"
 
 
-def main() -> int:
-    for name, (file, table) in TABLES.items():
+def write(tables: Tables, files: Files) -> int:
+    """Brings the reference up to date: tables between their marks, and whole files. Returns 0."""
+    for name, (file, table) in tables.items():
         path = REFERENCE / file
         page = path.read_text(encoding="utf-8")
         new = filled(page, name, table())
         if new != page:
             path.write_text(new, encoding="utf-8")
             sys.stderr.write(f"wrote {name} into {path.relative_to(ROOT)}\n")
-    for name, picture in PICTURES.items():
-        path, drawn = REFERENCE / name, picture()
-        if not path.exists() or path.read_text(encoding="utf-8") != drawn:
-            path.write_text(drawn, encoding="utf-8")
+    for name, whole in files.items():
+        path, new = REFERENCE / name, whole()
+        if not path.exists() or path.read_text(encoding="utf-8") != new:
+            path.write_text(new, encoding="utf-8")
             sys.stderr.write(f"wrote {path.relative_to(ROOT)}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write(TABLES, PICTURES))

@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
-from reference import _cell, _doc, _documented, _table, filled
+from reference import _cell, _doc, _documented, _table, write
+from reference import filled as filled
 
 REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PAGE: Final = "zombie-rules.md"
@@ -179,21 +180,5 @@ FILES: Final[dict[str, Callable[[], str]]] = {"zombie-rules.schema.json": schema
 """Whole files."""
 
 
-def main() -> int:
-    for name, (file, table) in TABLES.items():
-        path = REFERENCE / file
-        page = path.read_text(encoding="utf-8")
-        new = filled(page, name, table())
-        if new != page:
-            path.write_text(new, encoding="utf-8")
-            sys.stderr.write(f"wrote {name} into {file}\n")
-    for name, whole in FILES.items():
-        path, new = REFERENCE / name, whole()
-        if not path.exists() or path.read_text(encoding="utf-8") != new:
-            path.write_text(new, encoding="utf-8")
-            sys.stderr.write(f"wrote {name}\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write(TABLES, FILES))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import to_json
 
+from flashcast.errors import InputError
 from flashcast.zombie.bounds import (
     DRAIN_S_MAX,
     FEATURES_MAX,
@@ -292,6 +295,32 @@ class Recovery(Part):
         if list(self.steps) != sorted(set(self.steps)) or self.steps[-1] != 1:
             raise ValueError(f"steps {', '.join(f'{step:g}' for step in self.steps)} do not rise to 1")
         return self
+
+
+class Whole(Part):
+    """What a whole file says."""
+
+    def faults(self) -> Iterator[str]:
+        """What cannot be meant though each key is possible by itself."""
+        raise NotImplementedError
+
+
+WholeT = TypeVar("WholeT", bound=Whole)
+
+
+def whole_of(model: type[WholeT], raw: Mapping[str, Any], where: str, remedy: str) -> WholeT:
+    """The file called ``where`` from plain values. Raises InputError with everything that is wrong."""
+    try:
+        said = model.model_validate_json(to_json(raw, inf_nan_mode="strings"))
+    except ValidationError as error:
+        found = [told(fault) for fault in error.errors(include_url=False)]
+    except ValueError:
+        found = ["it has a text that is no Unicode"]
+    else:
+        found = list(said.faults())
+        if not found:
+            return said
+    raise InputError("\n".join([f"{where} is wrong:", *(f"  {fault}" for fault in found)]), remedy=remedy)
 
 
 def told(fault: Any) -> str:

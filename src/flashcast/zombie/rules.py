@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationError
-from pydantic_core import to_json
+from pydantic import Field
 
 from flashcast.errors import InputError
 from flashcast.zombie.bounds import COHORTS_MAX, LIFETIME_S_MAX, SPLITS_MAX
@@ -25,11 +24,11 @@ from flashcast.zombie.rule_parts import (
     Levels,
     Look,
     Name,
-    Part,
     Recovery,
     RuleOf,
     Signal,
-    told,
+    Whole,
+    whole_of,
 )
 from flashcast.zombie.toml_file import parse_toml, read_toml
 
@@ -38,7 +37,7 @@ RULES_BYTES_MAX: Final = 1 << 20
 REMEDY: Final = "docs/reference/zombie-rules.md tells every key."
 
 
-class Rules(Part):
+class Rules(Whole):
     """A rules file."""
 
     app: App = Field(description="The app whose document it is.")
@@ -153,17 +152,7 @@ def parse_rules(data: bytes, where: str = "rules.toml") -> Rules:
 
 def rules_of(raw: Mapping[str, Any], where: str = "the rules file") -> Rules:
     """The rules from plain values. Raises InputError with everything that is wrong."""
-    try:
-        rules = Rules.model_validate_json(to_json(raw, inf_nan_mode="strings"))
-    except ValidationError as error:
-        found = [told(fault) for fault in error.errors(include_url=False)]
-    except ValueError:
-        found = ["it has a text that is no Unicode"]
-    else:
-        found = list(rules.faults())
-        if not found:
-            return rules
-    raise InputError("\n".join([f"{where} is wrong:", *(f"  {fault}" for fault in found)]), remedy=REMEDY)
+    return whole_of(Rules, raw, where, REMEDY)
 
 
 def json_schema() -> dict[str, Any]:

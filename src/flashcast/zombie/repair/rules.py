@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import to_json
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from flashcast.errors import InputError
 from flashcast.zombie.bounds import CLOCK_SKEW_S
 from flashcast.zombie.document import App, Feature, tidy_schema
-from flashcast.zombie.rule_parts import Address, Name, Part, told
+from flashcast.zombie.rule_parts import Address, Name, Part, Whole, whole_of
 from flashcast.zombie.toml_file import read_toml
 
 RULES_BYTES_MAX: Final = 1 << 20
@@ -219,7 +217,7 @@ class WebhookRules(Part):
     backoff_s: float = Field(1.0, ge=0, le=300, description="Seconds before the second attempt; doubled each time.")
 
 
-class RepairRules(Part):
+class RepairRules(Whole):
     """A rules file of repair."""
 
     app: App = Field(description="The app whose document it is.")
@@ -245,17 +243,7 @@ def load_repair_rules(path: Path) -> RepairRules:
 
 def repair_rules_of(raw: dict[str, Any], where: str = "the rules of repair") -> RepairRules:
     """The rules from plain values. Raises InputError with everything that is wrong."""
-    try:
-        rules = RepairRules.model_validate_json(to_json(raw, inf_nan_mode="strings"))
-    except ValidationError as error:
-        found = [told(fault) for fault in error.errors(include_url=False)]
-    except ValueError:
-        found = ["it has a text that is no Unicode"]
-    else:
-        found = list(rules.faults())
-        if not found:
-            return rules
-    raise InputError("\n".join([f"{where} is wrong:", *(f"  {fault}" for fault in found)]), remedy=REMEDY)
+    return whole_of(RepairRules, raw, where, REMEDY)
 
 
 def json_schema() -> dict[str, Any]:
