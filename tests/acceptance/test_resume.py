@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from processes import Running, balanced, campaign, devices, eventually, flashcast, launches, outcomes_in_journal
 
+from flashcast.deliver.journal import JournalReader, journals
 from flashcast.outcomes import Outcome
 from flashcast.simulator.process import SimulatorProcess
 
@@ -82,6 +83,32 @@ def test_a_killed_launch_is_reported_and_finished_by_resume(
     assert again.code == 2
     assert "has finished" in again.err
     assert f"flashcast report {done.document['launch']}" in again.err
+
+
+def test_after_a_restart_of_the_machine_rows_that_look_unsent_are_not_sent_again(
+    launched: list[object], state: Path, realistic: SimulatorProcess
+) -> None:
+    """What the kernel had not written to disk is gone then; here the journal only says that it was another start."""
+    kill_when(Running(*launched, "--to", realistic.config_path), state, 1_000)
+    (path,) = journals(launches(state)[0])
+    journal = path.read_bytes()
+    reader = JournalReader.read(path)
+    assert reader is not None, "its process is dead"
+    noted = str(reader.header["boot"]).encode()
+    assert journal.count(noted) == 1
+    path.write_bytes(journal.replace(noted, noted[::-1]))
+    before = realistic.counts()["distinct"]
+
+    done = flashcast("resume", "--json")
+    assert balanced(done.document)
+    counts = realistic.counts()
+    assert counts["duplicates"] == 0, "never twice"
+    lost = done.document["reasons"]["WorkerLost"]
+    assert lost > 0, "what the dead process had claimed"
+    assert before < counts["distinct"], "what it had not claimed is sent"
+    assert done.document["outcomes"]["unknown"] == ROWS - sum(
+        done.document["outcomes"][outcome] for outcome in ("accepted", "rejected", "failed", "expired", "unsent")
+    )
 
 
 def test_a_launch_that_is_killed_twice_is_resumed_twice(

@@ -153,7 +153,8 @@ class Fleet:
         for worker in self.workers:
             worker.until_ready()
         self.said("arm", NAME, "--to", self.simulator.config_path)
-        self.until(lambda view: self.record(view).state is State.ARMED, "armed")
+        # Who looks on may not have heard of the launch yet.
+        self.until(lambda view: self.launch in view.launches and self.record(view).state is State.ARMED, "armed")
 
     def go(self) -> dict[str, Any]:
         """Presses GO."""

@@ -23,6 +23,7 @@ ACCEPTED = (Outcome.ACCEPTED, Reason.NONE)
 DIED = (Outcome.UNKNOWN, Reason.PROCESS_DIED)
 STOPPED = (Outcome.UNSENT, Reason.STOPPED)
 LOST = (Outcome.UNKNOWN, Reason.WORKER_LOST)
+ABORTED = (Outcome.UNSENT, Reason.ABORTED)
 NOTHING = (Outcome.UNSENT, Reason.NONE)
 BUSY = (Outcome.UNSENT, Reason.TOO_MANY_REQUESTS)
 ON_THE_WIRE = (Outcome.IN_FLIGHT, Reason.NONE)
@@ -34,9 +35,11 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "boot_id", lambda: "today")
 
 
-def record(policy: UnknownPolicy = UnknownPolicy.DROP, stages: tuple[Stage, ...] = ()) -> LaunchRecord:
+def record(
+    policy: UnknownPolicy = UnknownPolicy.DROP, stages: tuple[Stage, ...] = (), state: State = State.DONE
+) -> LaunchRecord:
     return LaunchRecord(
-        launch="l-1", campaign="l", state=State.DONE, created_at=0.0, chunk_rows=2, unknown_policy=policy, stages=stages
+        launch="l-1", campaign="l", state=state, created_at=0.0, chunk_rows=2, unknown_policy=policy, stages=stages
     )
 
 
@@ -53,11 +56,11 @@ def journal(folder: Path, *rows: tuple[Outcome, Reason], since: str = "today", s
 
 
 def told(
-    folder: Path, claims: dict[str, Chunks], policy: UnknownPolicy = UnknownPolicy.DROP
+    folder: Path, claims: dict[str, Chunks], policy: UnknownPolicy = UnknownPolicy.DROP, state: State = State.DONE
 ) -> list[tuple[Outcome, Reason]]:
     """What is known of the shard's rows once the journal has been read; nothing else is known of them."""
     place = LocalPlace(folder / "outcomes")
-    written = tell_journal(folder / "journal-w1.bin", record(policy), SNAPSHOT, claims, place)
+    written = tell_journal(folder / "journal-w1.bin", record(policy, state=state), SNAPSHOT, claims, place)
     assert written == [file_name(1, 3, "w1")]
     found = read_all(place, SNAPSHOT, "l-1")
     assert found.damaged == []
@@ -74,6 +77,11 @@ def test_answers_count_what_was_on_the_wire_is_unknown_and_what_was_not_sent_is_
     path = journal(tmp_path, ACCEPTED, ON_THE_WIRE, NOTHING, BUSY, ACCEPTED, NOTHING)
     assert told(tmp_path, ALL) == [ACCEPTED, DIED, STOPPED, BUSY, ACCEPTED, STOPPED]
     assert not path.exists(), "all of it is told"
+
+
+def test_in_a_launch_that_was_called_off_that_is_why_rows_were_not_sent(tmp_path: Path) -> None:
+    journal(tmp_path, ACCEPTED, ON_THE_WIRE, NOTHING, BUSY, ACCEPTED, NOTHING)
+    assert told(tmp_path, ALL, state=State.ABORTED) == [ACCEPTED, DIED, ABORTED, BUSY, ACCEPTED, ABORTED]
 
 
 def test_of_chunks_that_are_anothers_by_now_only_what_was_accepted_counts(tmp_path: Path) -> None:

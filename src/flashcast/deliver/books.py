@@ -1,10 +1,10 @@
 """The last entries: every row that no reply settled gets its outcome when its shard is closed.
 
-| the row                            | the shard is still ours                              | another worker's |
-| ---------------------------------- | ---------------------------------------------------- | ---------------- |
-| in flight                          | unknown (ConnectionLost)                             | the same         |
-| unsent, in a chunk we had claimed  | expired (WindowClosed), or unsent (Aborted, Stopped) | unsent (Stopped) |
-| unsent, in any other chunk         | the same                                             | left: not ours   |
+| the row                           | the shard is still ours                              | another worker's          |
+| --------------------------------- | ---------------------------------------------------- | ------------------------- |
+| in flight                         | unknown (ConnectionLost)                             | the same                  |
+| unsent, in a chunk we had claimed | expired (WindowClosed), or unsent (Aborted, Stopped) | unsent (Aborted, Stopped) |
+| unsent, in any other chunk        | the same                                             | left: not ours            |
 
 A row that was tried and refused for now keeps the reason of its last refusal. Under `resend` another worker may send
 what we had claimed: such a row is unknown (WorkerLost) to who has lost the shard.
@@ -45,9 +45,10 @@ def settle_owned(rows: RowArrays, ended: Reason) -> None:
         rows.outcome[unsent] = Outcome.EXPIRED
 
 
-def settle_lost(rows: RowArrays, claimed: NDArray[np.bool_], *, resend: bool = False) -> None:
+def settle_lost(rows: RowArrays, claimed: NDArray[np.bool_], *, resend: bool = False, aborted: bool = False) -> None:
     """Closes what we know of rows that are another worker's now; ``claimed`` bool[rows] are those we had claimed.
 
+    That the launch was ``aborted`` is why they were not sent, as it is to who has the shard: the two tell the same.
     Under ``resend`` the other may send what we had claimed without asking, so that we did not send it tells nothing.
     """
     _lose_in_flight(rows)
@@ -56,7 +57,8 @@ def settle_lost(rows: RowArrays, claimed: NDArray[np.bool_], *, resend: bool = F
         rows.reason[unsent & claimed] = Reason.WORKER_LOST.code
         rows.outcome[unsent & claimed] = Outcome.UNKNOWN
         return
-    rows.reason[unsent & claimed & (rows.reason == Reason.NONE.code)] = Reason.STOPPED.code
+    ended = Reason.ABORTED if aborted else Reason.STOPPED
+    rows.reason[unsent & claimed & (rows.reason == Reason.NONE.code)] = ended.code
 
 
 def _lose_in_flight(rows: RowArrays) -> None:

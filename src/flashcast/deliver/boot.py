@@ -23,6 +23,11 @@ def boot_id() -> str:
         return ""
 
 
+def other_boot(noted: object) -> bool:
+    """Whether ``noted``, by an earlier process, is surely an earlier start of the machine."""
+    return bool(noted) and bool(boot_id()) and noted != boot_id()
+
+
 def same_boot(noted: object) -> bool:
     """Whether ``noted``, by an earlier process, is surely this start of the machine."""
     return bool(noted) and noted == boot_id()

@@ -408,7 +408,8 @@ class Run:
             rows = self._journal.arrays.part(held.shard.base, held.shard.rows)
             if not owned:
                 resend = self._terms.policy is UnknownPolicy.RESEND
-                settle_lost(rows, held.offered if claimed is None else claimed, resend=resend)
+                claimed = held.offered if claimed is None else claimed
+                settle_lost(rows, claimed, resend=resend, aborted=self._aborted)
                 return
             job = self.jobs.get(held.provider)
             crashed = any(lane.crashed for lane in self.crews[held.provider].lanes) if job is not None else False

@@ -24,6 +24,7 @@ from flashcast.engine.embedded import EmbeddedEngine
 from flashcast.engine.open import FOLDER
 from flashcast.errors import EnvironmentFault, FlashcastError, InputError, LifecycleError
 from flashcast.go.release import press_go
+from flashcast.launch_control.arming import chunk_rows_for
 from flashcast.model import Provider
 from flashcast.worker.hands import RealHands
 from flashcast.worker.launch_work import LaunchWork
@@ -69,7 +70,7 @@ class LocalLaunch:
             )
         record = LaunchRecord(
             launch=self.launch, campaign=self.launch, state=State.SEALED, created_at=self._clock.time(),
-            snapshot=snapshot, to=to, **terms,
+            snapshot=snapshot, to=to, chunk_rows=chunk_rows_for(terms["pace"]), **terms,
         )  # fmt: skip
         store = self._store()
 

@@ -6,6 +6,8 @@ unknown. What was claimed by an earlier owner of a shard is dealt with once, whe
 | the earlier owner's journal | policy   | its claimed chunks                                                        |
 | --------------------------- | -------- | ------------------------------------------------------------------------- |
 | readable: its process ended | both     | settled rows are copied, rows in flight are unknown, the rest is sent     |
+| likewise, before a restart  | `drop`   | the same, and the rest is unknown (WorkerLost): see deliver/boot.py       |
+| likewise, before a restart  | `resend` | the same, and the rest is sent again                                      |
 | not readable                | `drop`   | unknown (WorkerLost), until the earlier owner says what became of them    |
 | not readable                | `resend` | sent again                                                                |
 
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from flashcast.campaign.lifecycle import State
 from flashcast.campaign.records import CLAIMS, ClaimRecord, claim_key, read_record
+from flashcast.deliver.boot import other_boot
 from flashcast.deliver.journal import Journal, JournalReader, inherit, journal_path
 from flashcast.engine.base import EngineUnavailable, Entry, KeyExistsError, RevisionConflictError
 from flashcast.errors import FlashcastError
@@ -285,7 +288,7 @@ class Claimer:
         return int(unsent.size)
 
     def _inherit(self, mine: Mine, chunk: int, owner: str) -> NDArray[np.int32] | None:
-        """Copies what the owner's journal knows of a chunk. Returns its rows never sent, None if it cannot be read."""
+        """Copies what the owner's journal knows of a chunk. Returns its rows to be sent, None if it cannot be read."""
         journal = self.work.holder.journal
         assert journal is not None
         path = journal_path(self.work.worker.options.state, self.work.launch, owner)
@@ -299,7 +302,14 @@ class Claimer:
             if unsent is None:
                 return None
             mine.inherited = True
-            return (np.flatnonzero(unsent) + span.start).astype(np.int32)
+            rows = np.flatnonzero(unsent)
+            if other_boot(reader.header.get("boot")):
+                # What the kernel had not written is gone: rows that look unsent may have been sent.
+                journal.outcome[base + rows] = Outcome.UNKNOWN
+                journal.reason[base + rows] = Reason.WORKER_LOST.code
+                if self.work.record.unknown_policy is UnknownPolicy.DROP:
+                    rows = rows[:0]
+            return (rows + span.start).astype(np.int32)
         finally:
             reader.close()
 

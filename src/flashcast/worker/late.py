@@ -13,7 +13,8 @@ others wrote stay as they are. What a journal may say:
 | ---------------------------------------------------------- | ----------------------------------------------------- |
 | answered                                                   | what the answer was                                   |
 | in flight                                                  | unknown (ProcessDied)                                 |
-| unsent, the machine has not been started anew since        | unsent (Stopped): nobody else may have sent it        |
+| unsent, the machine has not been started anew since        | unsent (Stopped, or Aborted as the launch): nobody    |
+|                                                            | else may have sent it                                 |
 | unsent, and it has, or that cannot be told                 | unknown (WorkerLost): see docs/guides/unknown.md      |
 
 Of other chunks it says what was accepted and nothing else: who has their claim now may have sent the rows since.
@@ -35,6 +36,7 @@ import numpy as np
 
 from flashcast.audience.manifest import Manifest
 from flashcast.audience.places import Place
+from flashcast.campaign.lifecycle import State
 from flashcast.campaign.records import CLAIMS, ClaimRecord, LaunchRecord, read_record
 from flashcast.deliver.books import settle_lost
 from flashcast.deliver.boot import same_boot
@@ -167,5 +169,5 @@ def last_word(
     others = ~claimed & (told.outcome != Outcome.ACCEPTED)
     told.outcome[others], told.reason[others] = Outcome.UNSENT, Reason.NONE.code
     sure = record.unknown_policy is UnknownPolicy.DROP and same_boot(reader.header.get("boot"))
-    settle_lost(told, claimed, resend=not sure)
+    settle_lost(told, claimed, resend=not sure, aborted=record.state is State.ABORTED)
     return whole
