@@ -106,11 +106,13 @@ class Settler:
         """
         if self.work.record.go is None:
             return True
-        lost = [
+        gone = [
             m for m in self.work.holder.mine.values()
-            if m.ready and not m.written and m.claimed and (m.lost or (leaving and m.open))
+            if m.ready and not m.written and (m.lost or (leaving and m.open))
         ]  # fmt: skip
-        run = self.work.holder.run
+        if not leaving and any(m.asked for m in gone):
+            return False  # the answer to a claim was lost: whether it was made is being asked, and its rows are unsent
+        lost, run = [m for m in gone if m.claimed], self.work.holder.run
         if not lost or run is None:
             return True
         if not (run.finished or run.quiet() or not self.work.went) or not await self._write(lost, owned=False):
